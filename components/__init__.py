@@ -1,0 +1,1 @@
+"""The systems of the estate: one file or folder each, declared as Pulumi components."""

@@ -1,0 +1,1 @@
+"""The data lake: Kafka and PostgreSQL."""

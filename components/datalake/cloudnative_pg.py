@@ -1,0 +1,213 @@
+"""CloudNativePG: the operator that runs PostgreSQL, from its pinned release manifest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pydantic import Field
+
+from components.checks import ExpectedPods
+from components.model import Image, Model, Resources
+from components.platform.release import Manifest, Object, annotate, apply_release
+from components.workload import (
+    Component,
+    alert,
+    certificate,
+    meta,
+    pod_monitor,
+    prometheus_rule,
+    service_dns,
+)
+
+MANIFEST = "cloudnative-pg-1.30.0"
+"""Vendored release beside components/manifests/vendor.py; stacks read it."""
+
+NAMESPACE = "platform"
+RELEASE_NAMESPACE = "cnpg-system"
+DEPLOYMENT = "cnpg-controller-manager"
+WEBHOOK_SERVICE = "cnpg-webhook-service"
+WEBHOOK_SECRET = "cnpg-webhook-tls"
+SELECTOR = {"app.kubernetes.io/name": "cloudnative-pg"}
+
+_WEBHOOK_FOLDER = "/run/secrets/estate/webhook"
+
+
+class CloudNativePgConfig(Model):
+    """The operator: one replica leads, the others wait for its lease.
+
+    No CPU limit: the operator drives the failover, and the 100m of the release manifest would
+    throttle it just then. `protect` keeps the definitions, and with them every cluster, from
+    being deleted.
+    """
+
+    replicas: int = Field(default=1, ge=1, le=3)
+    resources: Resources = Resources(cpu_request_m=50, memory_request_mib=96, memory_limit_mib=256)
+    protect: bool = True
+
+
+class CloudNativePgOperator(Component):
+    """The operator in namespace `platform`, its webhook's certificate issued by cert-manager.
+
+    `ready` holds the resources after which a `Cluster` is accepted. `objects` is the vendored
+    manifest `MANIFEST`; `issuer` what the estate's CA issuer hangs on.
+    """
+
+    ready: Sequence[pulumi.Resource]
+
+    def __init__(
+        self,
+        name: str,
+        config: CloudNativePgConfig,
+        *,
+        namespace: pulumi.Input[str],
+        image: Image,
+        objects: Sequence[Object],
+        issuer: Sequence[pulumi.Resource] = (),
+        monitors: Sequence[pulumi.Resource] | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("estate:datalake:CloudNativePgOperator", name, opts)
+        tls = certificate(
+            WEBHOOK_SECRET,
+            namespace,
+            service_dns(WEBHOOK_SERVICE, NAMESPACE),
+            self.child(depends_on=list(issuer)),
+        )
+        made: list[Manifest] = apply_release(
+            objects,
+            self,
+            transform=lambda body: vendored(body, config, image),
+            depends_on=[tls],
+            protect_crds=config.protect,
+        )
+        self.ready = made
+        self.expected_pods.append(
+            ExpectedPods(
+                name=DEPLOYMENT,
+                namespace=NAMESPACE,
+                selector=SELECTOR,
+                count=config.replicas,
+                resources=config.resources,
+            )
+        )
+        if config.replicas > 1:
+            self._budget(namespace)
+        if monitors is not None:
+            self._monitor(namespace, monitors)
+        self.register_outputs({"namespace": NAMESPACE})
+
+    def _budget(self, namespace: pulumi.Input[str]) -> None:
+        k8s.policy.v1.PodDisruptionBudget(
+            DEPLOYMENT,
+            metadata=meta(DEPLOYMENT, namespace, SELECTOR),
+            spec=k8s.policy.v1.PodDisruptionBudgetSpecArgs(
+                max_unavailable=1,
+                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=SELECTOR),
+            ),
+            opts=self.child(),
+        )
+
+    def _monitor(self, namespace: pulumi.Input[str], depends_on: Sequence[pulumi.Resource]) -> None:
+        opts = self.child(depends_on=list(depends_on))
+        pod_monitor("cloudnative-pg", namespace, SELECTOR, [{"port": "metrics"}], opts)
+        prometheus_rule(
+            "cloudnative-pg",
+            namespace,
+            [
+                alert(
+                    "CloudNativePgOperatorDown",
+                    f'absent(up{{namespace="{NAMESPACE}", job=~".*cloudnative-pg"}} == 1)',
+                    "no CloudNativePG operator answers: a failed primary is not replaced",
+                    for_s=60,
+                ),
+                alert(
+                    "CloudNativePgReconcileErrors",
+                    "sum by (controller) (rate(controller_runtime_reconcile_errors_total"
+                    f'{{namespace="{NAMESPACE}", job=~".*cloudnative-pg"}}[5m])) > 0.1',
+                    "CloudNativePG controller {{ $labels.controller }} keeps failing; see its log",
+                    for_s=600,
+                    severity="warning",
+                ),
+            ],
+            opts,
+        )
+
+
+def vendored(body: Object, config: CloudNativePgConfig, image: Image) -> Object:
+    """One object of the release with what the estate sets on top of it."""
+    body = relocate(copy.deepcopy(body), RELEASE_NAMESPACE, NAMESPACE)
+    kind, name = body["kind"], body["metadata"]["name"]
+    if kind == "Deployment" and name == DEPLOYMENT:
+        body["spec"]["replicas"] = config.replicas
+        _harden(body["spec"]["template"]["spec"], config, image)
+    elif kind.endswith("WebhookConfiguration"):
+        # cainjector writes the CA; a Cluster is refused until then, so this counts as made then.
+        body = annotate(
+            body,
+            {
+                "cert-manager.io/inject-ca-from": f"{NAMESPACE}/{WEBHOOK_SECRET}",
+                "pulumi.com/waitFor": "jsonpath={.webhooks[0].clientConfig.caBundle}",
+            },
+        )
+    elif kind == "Service":
+        # The deployment is awaited; waiting for its endpoints again costs seconds.
+        body = annotate(body, {"pulumi.com/skipAwait": "true"})
+    return body
+
+
+def relocate(body: Object, source: str, target: str) -> Object:
+    """The object with every mention of namespace `source` replaced, wherever a release has one."""
+    metadata = body["metadata"]
+    if metadata.get("namespace") == source:
+        metadata["namespace"] = target
+    for subject in body.get("subjects", []):
+        if subject.get("namespace") == source:
+            subject["namespace"] = target
+    for hook in body.get("webhooks", []):
+        service = hook["clientConfig"].get("service", {})
+        if service.get("namespace") == source:
+            service["namespace"] = target
+    return body
+
+
+def _harden(pod: dict[str, Any], config: CloudNativePgConfig, image: Image) -> None:
+    container = pod["containers"][0]
+    container["image"] = image.ref
+    container["imagePullPolicy"] = "IfNotPresent"
+    container["resources"] = config.resources.quantities()
+    container["securityContext"] |= {"runAsNonRoot": True}
+    for variable in container["env"]:
+        if variable["name"] == "OPERATOR_IMAGE_NAME":
+            # Every instance copies the manager from this image: by digest like everything else.
+            variable["value"] = image.ref
+    container["env"] += [
+        # With this set the operator makes no CA of its own and patches no webhook: cert-manager
+        # issues and cainjector injects (controller.go: the folder's files are named as OLM does).
+        {"name": "WEBHOOK_CERT_DIR", "value": _WEBHOOK_FOLDER},
+        # A standby whose primary vanished without a word notices after this many milliseconds
+        # (default 5000).
+        {"name": "STANDBY_TCP_USER_TIMEOUT", "value": "3000"},
+    ]
+    container["startupProbe"] |= {"periodSeconds": 1, "failureThreshold": 60}
+    container["readinessProbe"] |= {"periodSeconds": 5, "timeoutSeconds": 3}
+    container["livenessProbe"] |= {"periodSeconds": 15, "timeoutSeconds": 5, "failureThreshold": 4}
+    for mount in container["volumeMounts"]:
+        if mount["name"] == "webhook-certificates":
+            mount["mountPath"] = _WEBHOOK_FOLDER
+            mount["readOnly"] = True
+    for volume in pod["volumes"]:
+        if volume["name"] == "webhook-certificates":
+            volume["secret"] = {
+                "secretName": WEBHOOK_SECRET,
+                "items": [
+                    {"key": "tls.crt", "path": "apiserver.crt"},
+                    {"key": "tls.key", "path": "apiserver.key"},
+                ],
+                "defaultMode": 0o440,
+            }
+    # The key is readable by the group only; the release relies on world-readable 0644.
+    pod["securityContext"] |= {"fsGroup": 10001}

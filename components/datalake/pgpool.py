@@ -1,0 +1,411 @@
+"""Pgpool: one address for PostgreSQL; writes go to the primary, reads to a standby."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.datalake.pgpool_config import (
+    ALIVE,
+    AUTH,
+    METRICS_PORT,
+    POOL_HBA,
+    PORT,
+    RUN,
+    START,
+    TLS,
+    PgpoolConfig,
+    exporter_conf,
+    pgpool_conf,
+)
+from components.datalake.postgres import Postgres
+from components.datalake.postgres_config import MONITOR_ROLE, NAMESPACE
+from components.datalake.postgres_rules import pgpool_rules
+from components.model import Image
+from components.workload import (
+    Component,
+    certificate,
+    checksum,
+    container_security,
+    disruption_budget,
+    labels,
+    meta,
+    pod_monitor,
+    pod_security,
+    probe,
+    prometheus_rule,
+    requirements,
+    service_account,
+    service_dns,
+    topology_spread,
+)
+
+UID = 1000
+"""`pgpool` in the image: libpq and pgpool look their user up."""
+RESERVE = 15
+"""Connections of PostgreSQL left to the operator, replication, checks and people."""
+
+
+class Pgpool(Component):
+    """The pool as a Deployment, its service and certificate.
+
+    `host` and `port` are where clients connect (TLS, SCRAM), `ca` the Secret whose `ca.crt`
+    verifies it. `passwords` are those of PostgreSQL's roles: a role without one here cannot
+    log in through the pool.
+    """
+
+    host: pulumi.Output[str]
+    port: int
+    ca: str
+    ready: Sequence[pulumi.Resource]
+
+    def __init__(
+        self,
+        name: str,
+        config: PgpoolConfig,
+        *,
+        postgres: Postgres,
+        namespace: pulumi.Input[str],
+        namespace_name: str = NAMESPACE,
+        image: Image,
+        exporter_image: Image | None = None,
+        passwords: Mapping[str, pulumi.Input[str]],
+        owner: str,
+        issuer: Sequence[pulumi.Resource] = (),
+        monitors: Sequence[pulumi.Resource] | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("estate:datalake:Pgpool", name, opts)
+        self._name, self._config, self._postgres = name, config, postgres
+        self._namespace, self._namespace_name = namespace, namespace_name
+        self._image = image
+        self._exporter_image = exporter_image if config.exporter else None
+        self._selector = labels(name)
+        check_connections(name, config, postgres.max_connections)
+        settings = self._settings()
+        auth = self._auth(passwords)
+        tls = certificate(
+            f"{name}-tls",
+            namespace,
+            # `localhost` is for the exporter beside it.
+            [*service_dns(name, namespace_name), "localhost"],
+            self.child(depends_on=list(issuer)),
+        )
+        account = service_account(name, namespace, self.child())
+        service = self._service()
+        workload = k8s.apps.v1.Deployment(
+            name,
+            metadata=meta(name, namespace, self._selector),
+            spec=self._deployment(settings, passwords),
+            opts=self.child(depends_on=[tls, account, service, auth, *postgres.ready]),
+        )
+        if config.replicas > 1:
+            disruption_budget(name, namespace, self._selector, self.child())
+        if monitors is not None:
+            self._monitor(monitors)
+        host = f"{name}.{namespace_name}.svc.cluster.local"
+        self.ready = [workload]
+        self.host = workload.id.apply(lambda _: host)
+        self.port, self.ca = PORT, f"{name}-tls"
+        self.expected_pods.append(
+            ExpectedPods(
+                name=name,
+                namespace=namespace_name,
+                selector=self._selector,
+                count=config.replicas,
+                resources=config.resources,
+                spread="kubernetes.io/hostname",
+            )
+        )
+        self._declare_checks(host, owner)
+        self.register_outputs({"host": self.host, "port": self.port})
+
+    def _settings(self) -> k8s.core.v1.ConfigMap:
+        postgres = self._postgres
+        data = {
+            # Known before anything is deployed; the deployment itself waits for PostgreSQL.
+            "pgpool.conf": pgpool_conf(
+                self._config,
+                write_host=postgres.host("rw"),
+                read_host=postgres.host("ro"),
+                port=postgres.port,
+            ),
+            "pool_hba.conf": POOL_HBA,
+            "start.sh": START,
+            "alive.sh": ALIVE,
+            "exporter.yaml": exporter_conf(postgres.database, MONITOR_ROLE),
+        }
+        return k8s.core.v1.ConfigMap(
+            f"{self._name}-config",
+            metadata=meta(f"{self._name}-config", self._namespace, self._selector),
+            data=data,
+            opts=self.child(),
+        )
+
+    def _auth(self, passwords: Mapping[str, pulumi.Input[str]]) -> k8s.core.v1.Secret:
+        # Pgpool needs the passwords themselves: a SCRAM verifier cannot log in to a backend.
+        # Encrypting them with a key that lies in the same Secret would protect nothing.
+        users = sorted(passwords)
+        content = pulumi.Output.all(*(passwords[user] for user in users)).apply(
+            lambda values: pool_passwd(dict(zip(users, values, strict=True)))
+        )
+        return k8s.core.v1.Secret(
+            f"{self._name}-auth",
+            metadata=meta(f"{self._name}-auth", self._namespace, self._selector),
+            # Secret as its parts are: passwords come in as secret outputs.
+            string_data={"pool_passwd": content},
+            opts=self.child(),
+        )
+
+    def _service(self) -> k8s.core.v1.Service:
+        return k8s.core.v1.Service(
+            self._name,
+            metadata=meta(
+                self._name, self._namespace, self._selector, {"pulumi.com/skipAwait": "true"}
+            ),
+            spec=k8s.core.v1.ServiceSpecArgs(
+                selector=self._selector,
+                ports=[
+                    k8s.core.v1.ServicePortArgs(
+                        name="postgresql", port=PORT, target_port="postgresql"
+                    )
+                ],
+            ),
+            opts=self.child(),
+        )
+
+    def _deployment(
+        self, settings: k8s.core.v1.ConfigMap, passwords: Mapping[str, pulumi.Input[str]]
+    ) -> k8s.apps.v1.DeploymentSpecArgs:
+        config = self._config
+        return k8s.apps.v1.DeploymentSpecArgs(
+            replicas=config.replicas,
+            selector=k8s.meta.v1.LabelSelectorArgs(match_labels=self._selector),
+            strategy=k8s.apps.v1.DeploymentStrategyArgs(
+                type="RollingUpdate",
+                rolling_update=k8s.apps.v1.RollingUpdateDeploymentArgs(
+                    max_unavailable=0, max_surge=1
+                ),
+            ),
+            template=k8s.core.v1.PodTemplateSpecArgs(
+                metadata=k8s.meta.v1.ObjectMetaArgs(
+                    labels=self._selector,
+                    annotations={
+                        # Both are read at start only.
+                        "estate.dev/settings": checksum(settings.data),
+                        "estate.dev/passwords": checksum(
+                            *(passwords[user] for user in sorted(passwords))
+                        ),
+                    },
+                ),
+                spec=k8s.core.v1.PodSpecArgs(
+                    service_account_name=self._name,
+                    automount_service_account_token=False,
+                    enable_service_links=False,
+                    security_context=pod_security(UID),
+                    topology_spread_constraints=topology_spread(self._selector, config.spread),
+                    termination_grace_period_seconds=10,
+                    containers=[self._pool(), *self._exporter()],
+                    volumes=self._volumes(),
+                ),
+            ),
+        )
+
+    def _pool(self) -> k8s.core.v1.ContainerArgs:
+        mount = k8s.core.v1.VolumeMountArgs
+        return k8s.core.v1.ContainerArgs(
+            name="pgpool",
+            image=self._image.ref,
+            image_pull_policy="IfNotPresent",
+            command=["/bin/sh", "/etc/pgpool/config/start.sh"],
+            ports=[k8s.core.v1.ContainerPortArgs(name="postgresql", container_port=PORT)],
+            security_context=container_security(),
+            resources=requirements(self._config.resources),
+            # The image's psql must not look for files of a user that has no home.
+            env=[k8s.core.v1.EnvVarArgs(name="HOME", value=RUN)],
+            # All of them speak PostgreSQL's protocol to the pool itself. None asks a backend: a
+            # primary that is being replaced must not take the pool out of service as well.
+            startup_probe=probe(command=_is_ready(2), period_s=1, timeout_s=3, failures=60),
+            readiness_probe=probe(command=_is_ready(3), period_s=5, timeout_s=4, failures=2),
+            liveness_probe=probe(
+                command=["/bin/sh", "/etc/pgpool/config/alive.sh"],
+                period_s=20,
+                timeout_s=8,
+                failures=4,
+            ),
+            volume_mounts=[
+                mount(name="config", mount_path="/etc/pgpool/config", read_only=True),
+                mount(name="auth", mount_path=AUTH, read_only=True),
+                mount(name="tls", mount_path=TLS, read_only=True),
+                mount(name="run", mount_path=RUN),
+            ],
+        )
+
+    def _exporter(self) -> list[k8s.core.v1.ContainerArgs]:
+        if self._exporter_image is None:
+            return []
+        mount = k8s.core.v1.VolumeMountArgs
+        return [
+            k8s.core.v1.ContainerArgs(
+                name="exporter",
+                image=self._exporter_image.ref,
+                image_pull_policy="IfNotPresent",
+                command=["prometheus-sql-exporter"],
+                args=[
+                    "-config.file=/etc/pgpool/config/exporter.yaml",
+                    f"-web.listen-address=:{METRICS_PORT}",
+                ],
+                env=[
+                    k8s.core.v1.EnvVarArgs(name="LOGLEVEL", value="WARN"),
+                    k8s.core.v1.EnvVarArgs(
+                        name="PGPASSWORD",
+                        value_from=k8s.core.v1.EnvVarSourceArgs(
+                            secret_key_ref=k8s.core.v1.SecretKeySelectorArgs(
+                                name=self._postgres.secret_name(MONITOR_ROLE), key="password"
+                            )
+                        ),
+                    ),
+                ],
+                ports=[k8s.core.v1.ContainerPortArgs(name="metrics", container_port=METRICS_PORT)],
+                security_context=container_security(),
+                resources=requirements(self._config.exporter_resources),
+                readiness_probe=probe(http=("/healthz", "metrics"), period_s=10),
+                liveness_probe=probe(http=("/healthz", "metrics"), period_s=30),
+                volume_mounts=[
+                    mount(name="config", mount_path="/etc/pgpool/config", read_only=True),
+                    mount(name="tls", mount_path=TLS, read_only=True),
+                ],
+            )
+        ]
+
+    def _volumes(self) -> list[k8s.core.v1.VolumeArgs]:
+        volume, secret = k8s.core.v1.VolumeArgs, k8s.core.v1.SecretVolumeSourceArgs
+        return [
+            volume(
+                name="config",
+                config_map=k8s.core.v1.ConfigMapVolumeSourceArgs(name=f"{self._name}-config"),
+            ),
+            volume(
+                name="auth", secret=secret(secret_name=f"{self._name}-auth", default_mode=0o440)
+            ),
+            # pgpool refuses a key that others may read.
+            volume(name="tls", secret=secret(secret_name=f"{self._name}-tls", default_mode=0o440)),
+            volume(
+                name="run",
+                empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(medium="Memory", size_limit="4Mi"),
+            ),
+        ]
+
+    def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
+        if self._exporter_image is None:
+            return
+        name = self._name
+        opts = self.child(depends_on=list(depends_on))
+        pod_monitor(name, self._namespace, self._selector, [{"port": "metrics"}], opts)
+        prometheus_rule(
+            name, self._namespace, pgpool_rules(name, self._namespace_name, self._config), opts
+        )
+
+    def _declare_checks(self, host: str, owner: str) -> None:
+        name, namespace, postgres = self._name, self._namespace_name, self._postgres
+
+        def secret(of: str, key: str) -> Any:
+            return SecretKeyRef(namespace=namespace, secret=of, key=key).arg()
+
+        session = {
+            "host": host,
+            "port": PORT,
+            "database": postgres.database,
+            "user": owner,
+            "password": secret(postgres.secret_name(owner), "password"),
+            "ca": secret(f"{name}-tls", "ca.crt"),
+        }
+        self.checks += [
+            Check(
+                id=f"{name}.write",
+                title="a write through the pool is read on a standby",
+                probe="postgres_write",
+                args={**session, "read_host": postgres.host("ro"), "read_port": postgres.port},
+                # The pool goes on answering; its way to the primary leads nowhere.
+                fault=Fault(
+                    target=ObjectRef(
+                        api_version="v1",
+                        kind="ConfigMap",
+                        namespace=namespace,
+                        name=f"{name}-config",
+                    ),
+                    patch={
+                        "data": {
+                            "pgpool.conf": pgpool_conf(
+                                self._config,
+                                write_host=postgres.host("ro"),
+                                read_host=postgres.host("ro"),
+                                port=postgres.port,
+                            )
+                        }
+                    },
+                    restart="app.kubernetes.io/name=" + name,
+                ),
+            ),
+            Check(
+                id=f"{name}.password",
+                title="a wrong password is refused, and so is a client without TLS",
+                probe="postgres_refuses",
+                args=session,
+                fault=Fault(
+                    target=ObjectRef(
+                        api_version="v1",
+                        kind="ConfigMap",
+                        namespace=namespace,
+                        name=f"{name}-config",
+                    ),
+                    patch={"data": {"pool_hba.conf": "host all all 0.0.0.0/0 scram-sha-256\n"}},
+                    restart="app.kubernetes.io/name=" + name,
+                ),
+            ),
+            Check(
+                id=f"{name}.nodes",
+                title=f"each of {self._config.replicas} replicas reaches primary and standbys",
+                probe="pgpool_nodes",
+                args={
+                    **session,
+                    "namespace": namespace,
+                    "selector": "app.kubernetes.io/name=" + name,
+                    "replicas": self._config.replicas,
+                },
+                fault=scale_to(max(self._config.replicas - 1, 0), "Deployment", namespace, name),
+            ),
+        ]
+
+
+def _is_ready(timeout_s: int) -> list[str]:
+    return [
+        "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(PORT), "-U", MONITOR_ROLE,
+        "-t", str(timeout_s),
+    ]  # fmt: skip
+
+
+def check_connections(name: str, config: PgpoolConfig, max_connections: int) -> None:
+    """Every session of the pool holds a connection on the primary: ValueError if it has too few."""
+    needed = config.replicas * config.sessions_per_replica + RESERVE
+    if needed > max_connections:
+        raise ValueError(
+            f"{name}: replicas x sessions_per_replica is {config.replicas} x "
+            f"{config.sessions_per_replica}; with {RESERVE} in reserve that needs {needed} "
+            f"connections, and postgres.max_connections is {max_connections}: raise it, or lower "
+            "pgpool.sessions_per_replica"
+        )
+
+
+def pool_passwd(passwords: Mapping[str, str]) -> str:
+    """The pool's password file. Raises ValueError for a password that would break its lines."""
+    for user, password in passwords.items():
+        if not password or "\n" in password or "\r" in password:
+            raise ValueError(
+                f"password of PostgreSQL role {user!r} is empty or has a line break; choose another"
+            )
+    return "".join(f"{user}:TEXT{password}\n" for user, password in passwords.items())

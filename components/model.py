@@ -1,0 +1,172 @@
+"""Building blocks of every component's configuration: strict, frozen, free of Pulumi.
+
+Configuration is data: nothing here reads a file, the environment or the network, so that the
+command line can load and judge an environment without starting Pulumi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+Name = Annotated[str, Field(pattern=DNS_LABEL, description="a DNS label (RFC 1123)")]
+Percent = Annotated[int, Field(ge=0, le=100)]
+
+
+class Model(BaseModel):
+    """A frozen configuration model that refuses unknown keys and does not coerce types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+def problem(key: str, value: object, allowed: str) -> dict[str, Any]:
+    """One cross-field problem: key below the model (`users.2.name`), value, way out."""
+    return {"key": key, "value": value, "allowed": allowed}
+
+
+def refuse(problems: list[dict[str, Any]]) -> None:
+    """Raise one validation error that carries all problems of a model; none: return."""
+    if problems:
+        _raise(problems)
+
+
+def _raise(problems: list[dict[str, Any]]) -> NoReturn:
+    lines = "; ".join(f"{p['key']} is {p['value']!r}: {p['allowed']}" for p in problems)
+    # The braces of the values must not be read as a template: the text goes in as a variable.
+    raise PydanticCustomError("estate", "{text}", {"text": lines, "problems": problems})
+
+
+def immutable(default: Any = ..., **constraints: Any) -> Any:
+    """A field that must not change once deployed, because the change would lose data.
+
+    `configs.schema` collects the marks: an update that touches one is refused with the key's
+    name unless the operator replaces the component on purpose.
+    """
+    return Field(default, json_schema_extra={"immutable": True}, **constraints)
+
+
+class SecretRef(Model):
+    """Where a secret's value comes from; never the value itself. Exactly one source is set."""
+
+    env: str | None = Field(
+        default=None, min_length=1, description="name of an environment variable"
+    )
+    file: str | None = Field(
+        default=None, min_length=1, description="file below the secrets folder ($ESTATE_SECRETS)"
+    )
+    pulumi: str | None = Field(
+        default=None, min_length=1, description="Pulumi config key (encrypted)"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SecretRef:
+        chosen = [key for key in ("env", "file", "pulumi") if getattr(self, key) is not None]
+        if len(chosen) != 1:
+            raise ValueError(
+                "a secret names exactly one source: env, file or pulumi; "
+                f"got {', '.join(chosen) or 'none'}"
+            )
+        if self.file is not None and (self.file.startswith("/") or ".." in self.file.split("/")):
+            raise ValueError(f"file is relative to the secrets folder; got {self.file!r}")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The reference in words, for messages: `file kafka/admin`."""
+        for key in ("env", "file", "pulumi"):
+            value = getattr(self, key)
+            if value is not None:
+                return f"{key} {value}"
+        raise AssertionError("validated above")
+
+
+class Image(Model):
+    """A container image pinned by digest; the tag is for people."""
+
+    repository: str = Field(min_length=1)
+    tag: str = Field(min_length=1)
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+
+    @property
+    def ref(self) -> str:
+        """`repository:tag@sha256:...`, what a pod spec carries."""
+        return f"{self.repository}:{self.tag}@{self.digest}"
+
+
+class Images(Mapping[str, Image]):
+    """The images of an environment by key; a missing key says which keys exist."""
+
+    def __init__(self, images: Mapping[str, Image]) -> None:
+        self._images = dict(images)
+
+    def __getitem__(self, key: str) -> Image:
+        try:
+            return self._images[key]
+        except KeyError:
+            known = ", ".join(sorted(self._images)) or "none"
+            raise KeyError(
+                f"image {key!r} has no digest in this environment; known: {known}"
+            ) from None
+
+    def __iter__(self) -> Any:
+        return iter(self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+
+class Resources(Model):
+    """Requests and limits of one container: CPU in thousandths of a core, memory in MiB.
+
+    `cpu_limit_m` may stay unset where throttling would hurt more than it protects.
+    """
+
+    cpu_request_m: int = Field(ge=1, le=256_000)
+    cpu_limit_m: int | None = Field(default=None, ge=1, le=256_000)
+    memory_request_mib: int = Field(ge=4, le=4_194_304)
+    memory_limit_mib: int = Field(ge=4, le=4_194_304)
+
+    @model_validator(mode="after")
+    def _limits_cover_requests(self) -> Resources:
+        if self.memory_limit_mib < self.memory_request_mib:
+            raise ValueError(
+                f"memory_limit_mib is {self.memory_limit_mib}, below memory_request_mib "
+                f"{self.memory_request_mib}; raise the limit or lower the request"
+            )
+        if self.cpu_limit_m is not None and self.cpu_limit_m < self.cpu_request_m:
+            raise ValueError(
+                f"cpu_limit_m is {self.cpu_limit_m}, below cpu_request_m {self.cpu_request_m}; "
+                "raise the limit, lower the request or leave the limit out"
+            )
+        return self
+
+    def quantities(self) -> dict[str, dict[str, str]]:
+        """As Kubernetes writes it: {"requests": {...}, "limits": {...}}."""
+        limits = {"memory": f"{self.memory_limit_mib}Mi"}
+        if self.cpu_limit_m is not None:
+            limits["cpu"] = f"{self.cpu_limit_m}m"
+        return {
+            "requests": {
+                "cpu": f"{self.cpu_request_m}m",
+                "memory": f"{self.memory_request_mib}Mi",
+            },
+            "limits": limits,
+        }
+
+
+class Storage(Model):
+    """A claim per replica. Both fields are fixed when the claim is made."""
+
+    size_gib: int = immutable(ge=1, le=65_536)
+    storage_class: str | None = immutable(
+        None, min_length=1, description="None: the cluster's default class"
+    )
+
+
+Spread = Literal["prefer", "require"]
+"""How replicas are kept on different nodes: `prefer` schedules anyway (one-node rehearsal)."""

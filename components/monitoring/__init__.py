@@ -1,0 +1,1 @@
+"""Monitoring: prometheus-operator, Prometheus, Alertmanager and the rules about them."""

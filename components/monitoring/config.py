@@ -1,0 +1,63 @@
+"""What an operator decides about monitoring: retention, storage, where alerts go."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from components.model import Model, Name, Resources, Spread, Storage, problem, refuse
+
+
+class PrometheusConfig(Model):
+    """Prometheus: every replica scrapes everything on its own."""
+
+    replicas: int = Field(default=1, ge=1, le=4)
+    scrape_interval_s: int = Field(default=15, ge=5, le=300)
+    retention_days: int = Field(default=15, ge=1, le=3650)
+    storage: Storage = Storage(size_gib=8)
+    resources: Resources = Resources(
+        cpu_request_m=100, memory_request_mib=256, memory_limit_mib=768
+    )
+
+
+class Webhook(Model):
+    """A receiver of alerts: gets Alertmanager's JSON for alerts of these severities."""
+
+    name: Name
+    url: str = Field(pattern=r"^https?://[^\s]+$")
+    severities: list[str] = Field(default=["critical", "warning"], min_length=1)
+
+
+class AlertmanagerConfig(Model):
+    """Alertmanager: more than one replica form a cluster that notifies once.
+
+    Without a webhook alerts are shown, and sent to nobody.
+    """
+
+    replicas: int = Field(default=1, ge=1, le=5)
+    webhooks: list[Webhook] = Field(default_factory=list)
+    group_wait_s: int = Field(default=15, ge=0, le=3600)
+    group_interval_s: int = Field(default=60, ge=1, le=86_400)
+    repeat_interval_h: int = Field(default=12, ge=1, le=720)
+    storage: Storage = Storage(size_gib=1)
+    resources: Resources = Resources(cpu_request_m=10, memory_request_mib=32, memory_limit_mib=128)
+
+    @model_validator(mode="after")
+    def _names(self) -> AlertmanagerConfig:
+        names = [webhook.name for webhook in self.webhooks]
+        refuse(
+            [
+                problem(f"webhooks.{i}.name", name, "declared twice; every receiver once")
+                for i, name in enumerate(names)
+                if name in names[:i] or name == "nobody"
+            ]
+        )
+        return self
+
+
+class MonitoringConfig(Model):
+    """Prometheus and Alertmanager; `protect` refuses to delete them, and with them their data."""
+
+    prometheus: PrometheusConfig = PrometheusConfig()
+    alertmanager: AlertmanagerConfig = AlertmanagerConfig()
+    spread: Spread = "prefer"
+    protect: bool = True

@@ -1,0 +1,273 @@
+"""Prometheus and Alertmanager of the estate, run by prometheus-operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.apiextensions import CustomResource
+from pydantic import JsonValue
+
+from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.model import Image
+from components.monitoring import alertmanager, prometheus
+from components.monitoring.config import MonitoringConfig
+from components.monitoring.prometheus_operator import GROUP, NAMESPACE
+from components.monitoring.prometheus_operator import NAME as OPERATOR
+from components.monitoring.rules import rules
+from components.workload import (
+    MONITOR_LABELS,
+    Component,
+    certificate,
+    disruption_budget,
+    labels,
+    meta,
+    pod_monitor,
+    prometheus_rule,
+    service_account,
+    service_dns,
+)
+
+PROMETHEUS = "prometheus"
+ALERTMANAGER = "alertmanager"
+
+
+class Monitoring(Component):
+    """Prometheus scrapes what carries `release: estate` in `watched`; Alertmanager tells people.
+
+    `prometheus_url` and `alertmanager_url` hold inside the cluster (TLS by the estate's CA; the
+    certificates also say `localhost`, for the gateway).
+    """
+
+    prometheus_url: pulumi.Output[str]
+    alertmanager_url: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        config: MonitoringConfig,
+        *,
+        namespace: pulumi.Input[str],
+        watched: Sequence[str],
+        images: Mapping[str, Image],
+        operator: Sequence[pulumi.Resource],
+        issuer: Sequence[pulumi.Resource] = (),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("estate:monitoring:Monitoring", name, opts)
+        self._config, self._namespace = config, namespace
+        self._operator = list(operator)
+        tls = {
+            service: certificate(
+                f"{service}-tls",
+                namespace,
+                [*service_dns(service, NAMESPACE), "localhost"],
+                self.child(depends_on=list(issuer)),
+            )
+            for service in (PROMETHEUS, ALERTMANAGER)
+        }
+        alerting = self._alertmanager(images["alertmanager"], tls[ALERTMANAGER])
+        scraping = self._prometheus(images["prometheus"], watched, tls[PROMETHEUS])
+        self._monitor()
+        self.prometheus_url = scraping.id.apply(lambda _: _url(PROMETHEUS, prometheus.PORT))
+        self.alertmanager_url = alerting.id.apply(lambda _: _url(ALERTMANAGER, alertmanager.PORT))
+        self._declare_pods()
+        self._declare_checks(list(watched))
+        self.register_outputs(
+            {"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url}
+        )
+
+    def _alertmanager(self, image: Image, tls: pulumi.Resource) -> CustomResource:
+        config = self._config.alertmanager
+        settings = k8s.core.v1.Secret(
+            f"{ALERTMANAGER}-config",
+            metadata=meta(f"{ALERTMANAGER}-config", self._namespace, labels(ALERTMANAGER)),
+            string_data={"alertmanager.yaml": alertmanager.configuration(config)},
+            opts=self.child(),
+        )
+        account = service_account(ALERTMANAGER, self._namespace, self.child())
+        self._service(ALERTMANAGER, alertmanager.PORT)
+        if config.replicas > 1:
+            self._budget(ALERTMANAGER)
+        return self._resource(
+            "Alertmanager",
+            ALERTMANAGER,
+            alertmanager.spec(config, image, ALERTMANAGER),
+            [settings, account, tls],
+        )
+
+    def _prometheus(
+        self, image: Image, watched: Sequence[str], tls: pulumi.Resource
+    ) -> CustomResource:
+        config = self._config.prometheus
+        account = k8s.core.v1.ServiceAccount(
+            PROMETHEUS,
+            metadata=meta(PROMETHEUS, self._namespace, labels(PROMETHEUS)),
+            opts=self.child(),
+        )
+        grants = [grant for namespace in watched for grant in self._grant(namespace)]
+        self._service(PROMETHEUS, prometheus.PORT)
+        if config.replicas > 1:
+            self._budget(PROMETHEUS)
+        return self._resource(
+            "Prometheus",
+            PROMETHEUS,
+            prometheus.spec(
+                config,
+                image,
+                PROMETHEUS,
+                alertmanager=ALERTMANAGER,
+                namespace=NAMESPACE,
+                spread=self._config.spread,
+            ),
+            [account, tls, *grants],
+        )
+
+    def _resource(
+        self,
+        kind: str,
+        name: str,
+        spec: Mapping[str, object],
+        depends_on: Sequence[pulumi.Resource],
+    ) -> CustomResource:
+        return CustomResource(
+            name,
+            api_version=f"{GROUP}/v1",
+            kind=kind,
+            metadata=meta(
+                name,
+                self._namespace,
+                labels(name),
+                annotations={"pulumi.com/waitFor": "condition=Available"},
+            ),
+            spec=dict(spec),
+            opts=self.child(
+                depends_on=[*self._operator, *depends_on], protect=self._config.protect
+            ),
+        )
+
+    def _service(self, name: str, port: int) -> None:
+        k8s.core.v1.Service(
+            name,
+            metadata=meta(name, self._namespace, labels(name), {"pulumi.com/skipAwait": "true"}),
+            spec=k8s.core.v1.ServiceSpecArgs(
+                # The labels that the operator gives to the pods.
+                selector={"app.kubernetes.io/name": name, name: name},
+                ports=[k8s.core.v1.ServicePortArgs(name="web", port=port, target_port="web")],
+            ),
+            opts=self.child(),
+        )
+
+    def _budget(self, name: str) -> None:
+        disruption_budget(
+            name, self._namespace, {"app.kubernetes.io/name": name, name: name}, self.child()
+        )
+
+    def _grant(self, namespace: str) -> list[pulumi.Resource]:
+        """Prometheus finds targets in `namespace`, and reads nothing else there."""
+        role = k8s.rbac.v1.Role(
+            f"{PROMETHEUS}-{namespace}",
+            metadata=meta(PROMETHEUS, namespace, labels(PROMETHEUS)),
+            rules=[
+                k8s.rbac.v1.PolicyRuleArgs(
+                    api_groups=[""],
+                    resources=["services", "pods"],
+                    verbs=["get", "list", "watch"],
+                ),
+                k8s.rbac.v1.PolicyRuleArgs(
+                    api_groups=["discovery.k8s.io"],
+                    resources=["endpointslices"],
+                    verbs=["get", "list", "watch"],
+                ),
+            ],
+            opts=self.child(),
+        )
+        binding = k8s.rbac.v1.RoleBinding(
+            f"{PROMETHEUS}-{namespace}",
+            metadata=meta(PROMETHEUS, namespace, labels(PROMETHEUS)),
+            role_ref=k8s.rbac.v1.RoleRefArgs(
+                api_group="rbac.authorization.k8s.io", kind="Role", name=PROMETHEUS
+            ),
+            subjects=[
+                k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=PROMETHEUS, namespace=NAMESPACE)
+            ],
+            opts=self.child(depends_on=[role]),
+        )
+        return [role, binding]
+
+    def _monitor(self) -> None:
+        opts = self.child(depends_on=self._operator)
+        for name in (PROMETHEUS, ALERTMANAGER):
+            pod_monitor(
+                name,
+                self._namespace,
+                {"app.kubernetes.io/name": name, name: name},
+                [{"port": "web", "scheme": "https", "tlsConfig": prometheus.tls(name, NAMESPACE)}],
+                opts,
+            )
+        prometheus_rule("monitoring", self._namespace, rules(NAMESPACE), opts)
+
+    def _declare_pods(self) -> None:
+        for name, part in (
+            (PROMETHEUS, self._config.prometheus),
+            (ALERTMANAGER, self._config.alertmanager),
+        ):
+            self.expected_pods.append(
+                ExpectedPods(
+                    name=name,
+                    namespace=NAMESPACE,
+                    selector={"app.kubernetes.io/name": name, name: name},
+                    count=part.replicas,
+                    resources=part.resources,
+                    claims=[part.storage.size_gib],
+                )
+            )
+
+    def _declare_checks(self, watched: list[str]) -> None:
+        url: dict[str, JsonValue] = {
+            "url": _url(PROMETHEUS, prometheus.PORT),
+            "ca": _ca(PROMETHEUS),
+            "namespaces": list(watched),
+            "labels": dict(MONITOR_LABELS),
+        }
+        self.checks += [
+            Check(
+                id="prometheus.targets",
+                title="every monitor has targets, and all of them are up",
+                probe="prometheus_targets",
+                args=url,
+                # One target vanishes, and nothing that another check asks.
+                fault=scale_to(0, "Deployment", NAMESPACE, OPERATOR),
+            ),
+            Check(
+                id="prometheus.rules",
+                title="the alert rules of every component are loaded and evaluated",
+                probe="prometheus_rules",
+                args=url,
+                fault=Fault(
+                    target=ObjectRef(
+                        api_version=f"{GROUP}/v1",
+                        kind="Prometheus",
+                        namespace=NAMESPACE,
+                        name=PROMETHEUS,
+                    ),
+                    patch={"spec": {"ruleSelector": {"matchLabels": {"release": "nobody"}}}},
+                ),
+            ),
+            Check(
+                id="alertmanager.alert",
+                title="a test alert is accepted and listed",
+                probe="alertmanager_alert",
+                args={"url": _url(ALERTMANAGER, alertmanager.PORT), "ca": _ca(ALERTMANAGER)},
+                fault=scale_to(0, "Alertmanager", NAMESPACE, ALERTMANAGER, f"{GROUP}/v1"),
+            ),
+        ]
+
+
+def _url(service: str, port: int) -> str:
+    return f"https://{service}.{NAMESPACE}.svc.cluster.local:{port}"
+
+
+def _ca(service: str) -> dict[str, JsonValue]:
+    return SecretKeyRef(namespace=NAMESPACE, secret=f"{service}-tls", key="ca.crt").arg()

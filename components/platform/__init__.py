@@ -1,0 +1,1 @@
+"""What every other layer stands on: namespaces, certificates, trust."""

@@ -1,0 +1,198 @@
+"""cert-manager: issues and rotates every TLS certificate of the estate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pydantic import Field
+
+from components.checks import ExpectedPods
+from components.model import Image, Model, Resources
+from components.platform.release import Object, annotate, apply_release
+from components.workload import Component, alert, pod_monitor, prometheus_rule
+
+NAMESPACE = "platform"
+"""The vendored manifest is rendered for this namespace (RBAC and webhooks name it)."""
+
+PROGRAMS = {
+    "cert-manager": "controller",
+    "cert-manager-webhook": "webhook",
+    "cert-manager-cainjector": "cainjector",
+}
+"""Deployment -> program; the image of each is `cert_manager_<program>`."""
+
+
+class VendoredRelease(Model):
+    """The release manifest beside this program."""
+
+    kind: Literal["vendored"]
+    version: Literal["1.11.5"]
+
+
+class ChartRelease(Model):
+    """A chart from an OCI registry, for environments that pull what is newest."""
+
+    kind: Literal["chart"]
+    repository: str = Field(pattern=r"^oci://[^\s]+$")
+    version: str = Field(pattern=r"^v?\d+\.\d+\.\d+$")
+
+
+Release = Annotated[VendoredRelease | ChartRelease, Field(discriminator="kind")]
+
+
+class CertManagerConfig(Model):
+    """Which release runs, and what one replica of each program may use."""
+
+    release: Release = VendoredRelease(kind="vendored", version="1.11.5")
+    controller: Resources = Resources(cpu_request_m=20, memory_request_mib=64, memory_limit_mib=192)
+    webhook: Resources = Resources(cpu_request_m=10, memory_request_mib=32, memory_limit_mib=96)
+    cainjector: Resources = Resources(cpu_request_m=10, memory_request_mib=64, memory_limit_mib=192)
+    protect: bool = True
+
+
+class CertManager(Component):
+    """cert-manager in namespace `platform`.
+
+    `ready` holds the resources after which its API takes objects: webhook answering, its CA
+    injected. `objects` is the vendored manifest (stacks read it; a component reads no file).
+    """
+
+    ready: Sequence[pulumi.Resource]
+
+    def __init__(
+        self,
+        name: str,
+        config: CertManagerConfig,
+        *,
+        images: Mapping[str, Image],
+        objects: Sequence[Object],
+        monitors: Sequence[pulumi.Resource] | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("estate:platform:CertManager", name, opts)
+        if isinstance(config.release, ChartRelease):
+            self.ready = [self._chart(name, config, config.release)]
+        else:
+            self.ready = apply_release(
+                objects,
+                self,
+                transform=lambda body: vendored(body, config, images),
+                protect_crds=config.protect,
+            )
+        for deployment, program in PROGRAMS.items():
+            self.expected_pods.append(
+                ExpectedPods(
+                    name=deployment,
+                    namespace=NAMESPACE,
+                    selector={
+                        "app.kubernetes.io/instance": "cert-manager",
+                        "app.kubernetes.io/component": program,
+                    },
+                    count=1,
+                    resources=getattr(config, program),
+                )
+            )
+        if monitors is not None:
+            self._monitor(monitors)
+        self.register_outputs({"namespace": NAMESPACE})
+
+    def _chart(
+        self, name: str, config: CertManagerConfig, release: ChartRelease
+    ) -> k8s.helm.v4.Chart:
+        return k8s.helm.v4.Chart(
+            name,
+            k8s.helm.v4.ChartArgs(
+                chart=f"{release.repository}/cert-manager",
+                version=release.version,
+                namespace=NAMESPACE,
+                values={
+                    "crds": {"enabled": True, "keep": config.protect},
+                    "global": {"leaderElection": {"namespace": NAMESPACE}},
+                    "startupapicheck": {"enabled": False},
+                    "resources": config.controller.quantities(),
+                    "webhook": {"resources": config.webhook.quantities()},
+                    "cainjector": {"resources": config.cainjector.quantities()},
+                },
+            ),
+            opts=self.child(),
+        )
+
+    def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
+        opts = self.child(depends_on=list(depends_on))
+        selector = {
+            "app.kubernetes.io/instance": "cert-manager",
+            "app.kubernetes.io/component": "controller",
+        }
+        pod_monitor("cert-manager", NAMESPACE, selector, [{"port": "http-metrics"}], opts)
+        prometheus_rule(
+            "cert-manager",
+            NAMESPACE,
+            [
+                alert(
+                    "CertificateNotReady",
+                    "max by (namespace, name) (certmanager_certificate_ready_status"
+                    '{condition!="True"}) == 1',
+                    "certificate {{ $labels.namespace }}/{{ $labels.name }} is not issued",
+                    for_s=300,
+                ),
+                alert(
+                    "CertificateExpiresSoon",
+                    "certmanager_certificate_expiration_timestamp_seconds - time() < 14 * 86400",
+                    "certificate {{ $labels.namespace }}/{{ $labels.name }} was not renewed "
+                    "and expires within 14 days",
+                    for_s=3600,
+                ),
+                alert(
+                    "CertManagerDown",
+                    f'absent(up{{namespace="{NAMESPACE}", container="cert-manager-controller"}}'
+                    " == 1)",
+                    "cert-manager is not scraped: certificates are not renewed",
+                    for_s=300,
+                ),
+            ],
+            opts,
+        )
+
+
+def vendored(body: Object, config: CertManagerConfig, images: Mapping[str, Image]) -> Object:
+    """One object of the vendored manifest with what the estate sets on top of the release."""
+    body = copy.deepcopy(body)
+    kind, name = body["kind"], body["metadata"]["name"]
+    if kind == "Deployment":
+        _harden(body["spec"]["template"]["spec"], PROGRAMS[name], config, images)
+    elif kind.endswith("WebhookConfiguration"):
+        # Objects are refused until cainjector has written the CA here: whoever creates a
+        # certificate depends on this configuration, so it counts as made only then.
+        body = annotate(
+            body, {"pulumi.com/waitFor": "jsonpath={.webhooks[0].clientConfig.caBundle}"}
+        )
+    elif kind == "Service":
+        # Readiness is awaited on the deployments; waiting for endpoints again costs seconds.
+        body = annotate(body, {"pulumi.com/skipAwait": "true"})
+    return body
+
+
+def _harden(
+    pod: dict[str, Any], program: str, config: CertManagerConfig, images: Mapping[str, Image]
+) -> None:
+    resources: Resources = getattr(config, program)
+    container = pod["containers"][0]
+    container["image"] = images[f"cert_manager_{program}"].ref
+    # The rehearsal's images have no entry point of their own; upstream's is this same path.
+    container["command"] = [f"/app/cmd/{program}/{program}"]
+    container["resources"] = resources.quantities()
+    container["securityContext"] |= {"readOnlyRootFilesystem": True, "runAsNonRoot": True}
+    pod["securityContext"] |= {"runAsUser": 1000, "runAsGroup": 1000}
+    if program == "controller":
+        metrics = {"httpGet": {"path": "/metrics", "port": 9402, "scheme": "HTTP"}}
+        container["readinessProbe"] = {**metrics, "periodSeconds": 2, "timeoutSeconds": 2}
+        container["livenessProbe"] = {
+            **metrics,
+            "periodSeconds": 20,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        }

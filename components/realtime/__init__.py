@@ -1,0 +1,1 @@
+"""The real-time path: the MQTT broker that devices speak to."""

@@ -1,0 +1,253 @@
+"""The typed model of an environment: the only way configuration enters the program.
+
+`load` takes a file (configs/Pulumi.<environment>.yaml) or the mapping that Pulumi hands over,
+and raises ConfigError with one line per problem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from components.datalake.cloudnative_pg import CloudNativePgConfig
+from components.datalake.kafka_config import KafkaConfig
+from components.datalake.pgpool_config import PgpoolConfig
+from components.datalake.postgres_config import PostgresConfig
+from components.model import Model, SecretRef, problem, refuse
+from components.monitoring.config import MonitoringConfig
+from components.monitoring.prometheus_operator import PrometheusOperatorConfig
+from components.platform.cert_manager import CertManagerConfig
+from components.platform.namespaces import NamespacesConfig
+from components.platform.pki import PkiConfig
+from components.realtime.mosquitto_config import MosquittoConfig
+from configs.errors import ConfigError
+
+__all__ = ["ConfigError", "Environment", "immutable_keys", "load", "secret_refs"]
+
+CONFIG_KEY = "estate:environment"
+"""The Pulumi configuration key that holds the environment."""
+
+
+class ClusterConfig(Model):
+    """Which cluster: by default the one that KUBECONFIG and its current context name."""
+
+    kubeconfig: SecretRef | None = Field(default=None, description="content of a kubeconfig")
+    context: str | None = Field(default=None, min_length=1)
+    client_qps: int = Field(default=200, ge=1, le=5000, description="requests per second")
+    client_burst: int = Field(default=400, ge=1, le=10_000)
+
+
+class ImagesConfig(Model):
+    """`upstream`: digests of versions.toml; `rehearsal`: built here, digests in $ESTATE_IMAGES."""
+
+    source: Literal["upstream", "rehearsal"] = "upstream"
+
+
+class Environment(Model):
+    """One environment of the estate. A part that is left out is not deployed."""
+
+    images: ImagesConfig = ImagesConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    namespaces: NamespacesConfig = NamespacesConfig()
+    cert_manager: CertManagerConfig = CertManagerConfig()
+    pki: PkiConfig = PkiConfig()
+    mosquitto: MosquittoConfig | None = None
+    kafka: KafkaConfig | None = None
+    cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
+    postgres: PostgresConfig | None = None
+    pgpool: PgpoolConfig | None = None
+    prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
+    monitoring: MonitoringConfig | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Environment:
+        release = self.cert_manager.release
+        if self.images.source == "rehearsal" and release.kind == "chart":
+            refuse(
+                [
+                    problem(
+                        "cert_manager.release.kind",
+                        release.kind,
+                        "a chart pulls its images; with images.source rehearsal use "
+                        "{kind: vendored, version: 1.11.5}",
+                    )
+                ]
+            )
+        if self.pgpool is not None and self.postgres is None:
+            refuse(
+                [
+                    problem(
+                        "pgpool",
+                        "declared",
+                        "a pool needs the cluster behind it; declare postgres too, or leave both",
+                    )
+                ]
+            )
+        return self
+
+
+def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> Environment:
+    """The environment in a Pulumi configuration file, or in the mapping of its key.
+
+    `name` stands in messages for the origin of a mapping. Raises ConfigError.
+    """
+    if isinstance(source, Mapping):
+        origin, values = name or CONFIG_KEY, dict(source)
+    else:
+        path = Path(source)
+        origin, values = name or _short(path), _read(path)
+    try:
+        return Environment.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            [f"{origin}: {line}" for detail in error.errors() for line in _lines(detail, values)]
+        ) from None
+
+
+def secret_refs(environment: BaseModel) -> Iterator[tuple[str, SecretRef]]:
+    """Every secret reference with its key path, `mosquitto.users.0.password` for one."""
+    for path, value in _walk(environment, ""):
+        if isinstance(value, SecretRef):
+            yield path, value
+
+
+def immutable_keys(environment: BaseModel) -> dict[str, Any]:
+    """Key path -> value of every field whose change would lose data (see model.immutable)."""
+    found: dict[str, Any] = {}
+    for path, value in _walk(environment, ""):
+        if isinstance(value, BaseModel):
+            for key, field in type(value).model_fields.items():
+                extra = field.json_schema_extra
+                if isinstance(extra, dict) and extra.get("immutable"):
+                    found[f"{path}.{key}" if path else key] = getattr(value, key)
+    return found
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    yield path, value
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, BaseModel):
+        items = [(key, getattr(value, key)) for key in type(value).model_fields]
+    elif isinstance(value, Mapping):
+        items = [(str(key), child) for key, child in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(index), child) for index, child in enumerate(value)]
+    for key, child in items:
+        yield from _walk(child, f"{path}.{key}" if path else key)
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
+
+
+def _read(path: Path) -> dict[str, Any]:
+    short = _short(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(
+            sorted(file.name.split(".")[1] for file in path.parent.glob("Pulumi.*.yaml"))
+        )
+        raise ConfigError(f"{path}: no such file; environments here: {known or 'none'}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{short}{where}: not YAML: {what}") from None
+    config = document.get("config") if isinstance(document, dict) else None
+    values = config.get(CONFIG_KEY) if isinstance(config, dict) else None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{short}: config.{CONFIG_KEY}: {values!r} is not allowed: a mapping is required"
+        )
+    return values
+
+
+def _lines(detail: Mapping[str, Any], values: Any) -> list[str]:
+    keys = _keys(detail["loc"], values)
+    path = ".".join(keys) or CONFIG_KEY
+    if detail["type"] == "estate":
+        prefix = f"{'.'.join(keys)}." if keys else ""
+        return [
+            f"{prefix}{p['key']}: {_show(p['value'])} is not allowed: {p['allowed']}"
+            for p in detail["ctx"]["problems"]
+        ]
+    if detail["type"] == "extra_forbidden":
+        return [f"{path}: unknown key; {_nearest(keys)}"]
+    if detail["type"] == "missing":
+        return [f"{path}: missing; required here{_description(keys)}"]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    # Whoever writes a password where a reference belongs must not find it in a log.
+    secret = SecretRef in _model_at(keys) or SecretRef in _model_at(keys[:-1])
+    value = "(a hidden value)" if secret else _show(detail["input"])
+    return [f"{path}: {value} is not allowed: {message}{_description(keys)}"]
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _keys(location: tuple[Any, ...], values: Any) -> list[str]:
+    """The location as the file writes it: without the tags that a union adds to it."""
+    keys: list[str] = []
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        inside = (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, list) and isinstance(part, int)
+        )
+        if inside:
+            values = values[part] if not isinstance(part, int) or part < len(values) else None
+            keys.append(str(part))
+        elif last:
+            keys.append(str(part))
+    return keys
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        return
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, list, dict, tuple, typing.Annotated):
+        for argument in typing.get_args(annotation):
+            yield from _models(argument)
+
+
+def _model_at(keys: list[str]) -> list[type[BaseModel]]:
+    models: list[type[BaseModel]] = [Environment]
+    for key in keys:
+        if key.isdigit():
+            continue
+        models = [
+            below
+            for model in models
+            if key in model.model_fields
+            for below in _models(model.model_fields[key].annotation)
+        ] or models
+    return models
+
+
+def _nearest(keys: list[str]) -> str:
+    allowed = sorted({field for model in _model_at(keys[:-1]) for field in model.model_fields})
+    match = difflib.get_close_matches(keys[-1], allowed, n=1, cutoff=0.6)
+    listing = f"allowed here: {', '.join(allowed)}"
+    return f"did you mean {'.'.join([*keys[:-1], match[0]])}? {listing}" if match else listing
+
+
+def _description(keys: list[str]) -> str:
+    for model in _model_at(keys[:-1]):
+        field = model.model_fields.get(keys[-1]) if keys else None
+        if field is not None and field.description:
+            return f" ({field.description})"
+    return ""

@@ -1,0 +1,1 @@
+"""The embedded environment: tools, cluster, images, checks and drills of a rehearsal."""

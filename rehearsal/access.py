@@ -1,0 +1,171 @@
+"""How the clients of demo, drills and bench reach the estate: addresses, users, the authority.
+
+Made outside from the environment and the rehearsal's secrets, handed to a process inside the
+sandbox through its standard input; a password is never part of an argument list.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from psycopg.conninfo import make_conninfo
+
+from components.datalake import kafka_files, pgpool_config, postgres_config
+from components.model import SecretRef
+from components.realtime import mosquitto_config
+from components.workload import TRUST_CONFIG_MAP
+from configs.schema import Environment, load
+from rehearsal import paths
+from rehearsal.errors import EstateError
+from rehearsal.kube import Api, ApiError
+from rehearsal.pulumi import STACK
+from rehearsal.rehearsal import Rehearsal
+
+SENSORS_TOPIC = "sensors.raw"
+DEAD_LETTERS_TOPIC = "sensors.dead-letter"
+DRILL_TOPIC = "estate.verify"
+"""Declared for checks; replicated like any other, kept for an hour only."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Addresses inside the cluster and the passwords of the users that the clients take."""
+
+    ca: str = field(repr=False)
+    mqtt_passwords: Mapping[str, str] = field(repr=False)
+    kafka_passwords: Mapping[str, str] = field(repr=False)
+    postgres_user: str
+    postgres_password: str = field(repr=False)
+    database: str
+    mqtt_host: str = "mosquitto.realtime.svc.cluster.local"
+    mqtt_port: int = mosquitto_config.PORT
+    kafka_bootstrap: str = f"kafka.datalake.svc.cluster.local:{kafka_files.CLIENTS_PORT}"
+    pool_host: str = "pgpool.datalake.svc.cluster.local"
+    pool_port: int = pgpool_config.PORT
+    primary_host: str = "postgres-rw.datalake.svc.cluster.local"
+    primary_port: int = postgres_config.PORT
+
+    def to_json(self) -> str:
+        """One line, for the standard input of a process inside."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Access:
+        """The inverse of `to_json`."""
+        return cls(**json.loads(text))
+
+    # -- clients -----------------------------------------------------------------------------
+
+    def mqtt_client(self, user: str, client_id: str, **options: Any) -> mqtt.Client:
+        """An MQTT 5 client with TLS and the user's password; not yet connected."""
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            **options,
+        )
+        client.username_pw_set(user, self.mqtt_passwords[user])
+        client.tls_set_context(ssl.create_default_context(cadata=self.ca))
+        client.reconnect_delay_set(min_delay=1, max_delay=2)
+        client.connect_timeout = 5.0
+        return client
+
+    def kafka_options(self, user: str, **extra: Any) -> dict[str, Any]:
+        """The settings of librdkafka for a user (TLS, SCRAM); `_` in a name stands for a dot."""
+        return {
+            "bootstrap.servers": self.kafka_bootstrap,
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": user,
+            "sasl.password": self.kafka_passwords[user],
+            "ssl.ca.pem": self.ca,
+            "client.id": f"estate-{user}",
+            "reconnect.backoff.max.ms": 1000,
+            **{key.replace("_", "."): value for key, value in extra.items()},
+        }
+
+    def dsn(self, folder: Path, *, direct: bool = False) -> str:
+        """A connection string: through Pgpool, or `direct` to the primary's service.
+
+        `folder` takes the authority's certificate, because libpq wants a file.
+        """
+        authority = folder / "ca.crt"
+        if not authority.exists():
+            authority.write_text(self.ca)
+        return make_conninfo(
+            host=self.primary_host if direct else self.pool_host,
+            port=self.primary_port if direct else self.pool_port,
+            dbname=self.database,
+            user=self.postgres_user,
+            password=self.postgres_password,
+            sslmode="verify-full",
+            sslrootcert=str(authority),
+        )
+
+
+def of(rehearsal: Rehearsal) -> Access:
+    """The access to a running rehearsal.
+
+    Raises EstateError when it has no real node, or a part or secret is not there.
+    """
+    if rehearsal.required().mode != "node":
+        raise EstateError(
+            f"rehearsal {rehearsal.name}",
+            f"all its nodes are simulated ({rehearsal.required().reason})",
+            "this command needs a real node: see ./estate doctor for what is missing",
+        )
+    environment = load(paths.root() / "configs" / f"Pulumi.{STACK}.yaml")
+    mosquitto = _declared(environment, "mosquitto")
+    kafka = _declared(environment, "kafka")
+    postgres = _declared(environment, "postgres")
+
+    def password(ref: SecretRef) -> str:
+        file = rehearsal.folder / "secrets" / str(ref.file)
+        try:
+            return file.read_text().rstrip("\n")
+        except OSError as error:
+            raise EstateError(
+                f"secret {file}", error.strerror or error, "run ./estate up, which makes it"
+            ) from None
+
+    return Access(
+        ca=_authority(rehearsal),
+        mqtt_passwords={user.name: password(user.password) for user in mosquitto.users},
+        kafka_passwords={user.name: password(user.password) for user in kafka.users},
+        postgres_user=postgres.owner.name,
+        postgres_password=password(postgres.owner.password),
+        database=postgres.database,
+    )
+
+
+def _declared(environment: Environment, part: str) -> Any:
+    found = getattr(environment, part, None)
+    if found is None:
+        raise EstateError(
+            f"configs/Pulumi.{STACK}.yaml: {part}", "is not declared", "declare it, then run up"
+        )
+    return found
+
+
+def _authority(rehearsal: Rehearsal) -> str:
+    api = Api(rehearsal.kubeconfig)
+    try:
+        found = api.get(api.path("v1", "ConfigMap", "realtime", TRUST_CONFIG_MAP))
+    except ApiError as error:
+        raise EstateError(
+            f"rehearsal {rehearsal.name}", error, f"run: ./estate up --name {rehearsal.name}"
+        ) from None
+    if found is None:
+        raise EstateError(
+            f"rehearsal {rehearsal.name}",
+            f"its authority (ConfigMap {TRUST_CONFIG_MAP}) is not there",
+            f"run: ./estate up --name {rehearsal.name}",
+        )
+    return str(found["data"]["ca.crt"])

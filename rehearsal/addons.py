@@ -1,0 +1,84 @@
+"""What a cluster has before anything is declared on it: DNS, storage, simulated nodes.
+
+These belong to the rehearsal, not to the declared estate: a cluster of the user's own brings its
+own.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rehearsal import sandbox
+
+HERE = Path(__file__).parent / "addons"
+IMAGES = ("pause", "coredns", "local_path_provisioner", "busybox")
+
+
+def manifests(images: Mapping[str, str], volumes: Path) -> str:
+    """DNS and storage as one YAML stream.
+
+    `images` maps an image's key to its full reference, `volumes` is where claims get folders.
+    """
+    values = {**images, "dns_ip": sandbox.DNS_SERVICE_IP, "volumes": str(volumes)}
+    parts = []
+    for file in ("coredns.yaml", "local-path.yaml"):
+        parts.append(string.Template((HERE / file).read_text()).substitute(values))
+    return "---\n".join(parts)
+
+
+def fleet(*, take_all: bool = False) -> str:
+    """The simulated nodes of addons/fleet.yaml as one YAML stream of Node objects.
+
+    With `take_all`, where there is no real node, the CPU pool takes every pod.
+    """
+    pools = yaml.safe_load((HERE / "fleet.yaml").read_text())["pools"]
+    nodes = [_node(pool, index) for pool in pools for index in range(pool["count"])]
+    if take_all:
+        for node in nodes:
+            if node["metadata"]["labels"]["estate.dev/pool"] == "cpu":
+                node["spec"]["taints"] = []
+    return yaml.safe_dump_all(nodes)
+
+
+def simulated() -> str:
+    """What stands for storage where no pod really runs: KWOK's own provisioning stages."""
+    return (HERE / "simulated-storage.yaml").read_text()
+
+
+def fleet_names() -> list[str]:
+    """The names of the simulated nodes."""
+    pools = yaml.safe_load((HERE / "fleet.yaml").read_text())["pools"]
+    return [f"{pool['name']}-{index}" for pool in pools for index in range(pool["count"])]
+
+
+def _node(pool: Mapping[str, Any], index: int) -> dict[str, Any]:
+    name = f"{pool['name']}-{index}"
+    capacity = {key: str(value) for key, value in pool["capacity"].items()}
+    labels = {
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": pool.get("arch", "amd64"),
+        "type": "kwok",
+        "estate.dev/node": "simulated",
+        "estate.dev/pool": pool["name"],
+        **pool.get("labels", {}),
+    }
+    if zones := pool.get("zones"):
+        labels["topology.kubernetes.io/zone"] = zones[index % len(zones)]
+    simulated = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": labels,
+            "annotations": {"kwok.x-k8s.io/node": "fake", "node.alpha.kubernetes.io/ttl": "0"},
+        },
+        "spec": {"taints": [simulated, *pool.get("taints", [])]},
+        "status": {"capacity": capacity, "allocatable": capacity},
+    }

@@ -1,0 +1,252 @@
+"""The application behind `./estate`: every command with its options, nothing of their work.
+
+A command imports what it runs only when it runs, so that `--help` stays quick. What it calls
+returns nothing or an exit code, and raises `EstateError` for what the user can mend.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rehearsal import paths
+from rehearsal.errors import EstateError
+
+app = typer.Typer(
+    name="estate",
+    help="Bring the AI platform estate up on this machine, and prove that it works.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RAW = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name", "-n", help="Name of the rehearsal; two of them run side by side.", metavar="NAME"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="File for the JSON result.", dir_okay=False)
+]
+
+
+def _call(target: str, /, *args: Any, **kwargs: Any) -> None:
+    """Import `module:function`, call it, and end with the exit code that it returns."""
+    if "name" in kwargs:
+        paths.check_name(kwargs["name"])
+    module, _, function = target.partition(":")
+    run: Callable[..., int | None] = getattr(import_module(module), function)
+    code = run(*args, **kwargs)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command(rich_help_panel="The estate")
+def up(
+    name: Name = "local",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="A part beyond the core; repeat it or separate by commas."),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every profile.")] = False,
+    port_base: Annotated[
+        int | None,
+        typer.Option(help="First of the loopback ports of this rehearsal.", min=1024, max=65000),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use the cache only; fail where it lacks something.")
+    ] = False,
+) -> None:
+    """Bring the estate up: tools, cluster, declaration, checks. Run again, it repairs."""
+    profiles = [part for value in profile or [] for part in value.split(",") if part]
+    _call(
+        "rehearsal.up:up",
+        name=name,
+        profiles=profiles,
+        all_=all_,
+        port_base=port_base,
+        offline=offline,
+    )
+
+
+@app.command(rich_help_panel="The estate", context_settings=RAW)
+def preview(context: typer.Context, name: Name = "local") -> None:
+    """Show what `up` would change; further options go to `pulumi preview` (such as --diff)."""
+    _call("rehearsal.up:preview", name=name, args=list(context.args))
+
+
+@app.command(rich_help_panel="The estate")
+def status(name: Name = "local", as_json: AsJson = False) -> None:
+    """Show what runs, what is real or simulated, and where to click."""
+    _call("rehearsal.up:status", name=name, as_json=as_json)
+
+
+@app.command(rich_help_panel="The estate")
+def down(name: Name = "local") -> None:
+    """Take the rehearsal away; nothing of it stays but the cache."""
+    _call("rehearsal.up:down", name=name)
+
+
+@app.command(rich_help_panel="The estate")
+def logs(
+    component: Annotated[
+        str, typer.Argument(help="A component, a pod or a process of the control plane.")
+    ] = "",
+    name: Name = "local",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+) -> None:
+    """Print the logs of one component, or list what has logs."""
+    _call("rehearsal.up:logs", name=name, component=component, follow=follow)
+
+
+@app.command(rich_help_panel="The estate")
+def env(name: Name = "local") -> None:
+    """Print the shell lines for pulumi and kubectl: `source <(./estate env)`."""
+    _call("rehearsal.up:env", name=name)
+
+
+@app.command(rich_help_panel="Proof")
+def verify(
+    name: Name = "local",
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Break each check's subject, see it red, restore it.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only checks whose id starts so; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the checks that the components declare, against the running estate."""
+    _call("rehearsal.verify:run", name=name, prove=prove, only=only or [], as_json=as_json)
+
+
+@app.command(rich_help_panel="Proof")
+def demo(
+    name: Name = "local",
+    messages: Annotated[int, typer.Option(help="Messages to send.", min=1)] = 600,
+    rate: Annotated[float, typer.Option(help="Messages per second.", min=0.1)] = 50.0,
+) -> None:
+    """Replay a real sensor series through MQTT and Kafka into PostgreSQL; count every message."""
+    _call("rehearsal.demo:run", name=name, messages=messages, rate=rate)
+
+
+@app.command(rich_help_panel="Proof")
+def drill(
+    which: Annotated[
+        list[str] | None, typer.Argument(help="Drills to run; none: list them.")
+    ] = None,
+    name: Name = "local",
+    out: Out = None,
+) -> None:
+    """Break something for real, under writes, and measure outage and loss."""
+    _call("rehearsal.drill:run", name=name, which=which or [], out=out)
+
+
+@app.command(rich_help_panel="Proof")
+def bench(name: Name = "local", out: Out = None) -> None:
+    """Measure rates and latencies; the JSON carries the commit."""
+    _call("rehearsal.bench:run", name=name, out=out)
+
+
+@app.command(rich_help_panel="Proof", context_settings=RAW)
+def test(
+    context: typer.Context,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="unit, contract or state; repeatable. All of them without it."),
+    ] = None,
+) -> None:
+    """Run the project's tests, linters included; what follows `--` goes to pytest."""
+    _call("rehearsal.testing:run", layers=layer or [], args=list(context.args))
+
+
+@app.command(rich_help_panel="Machine", context_settings=RAW)
+def tools(
+    context: typer.Context,
+    action: Annotated[str, typer.Argument(help="build, list, path or lock.")] = "list",
+) -> None:
+    """Find or build the tools (pulumi, kubectl, the control plane); show their state."""
+    _call("rehearsal.tools:command", action, list(context.args))
+
+
+@app.command(rich_help_panel="Machine", context_settings=RAW)
+def images(
+    context: typer.Context,
+    action: Annotated[str, typer.Argument(help="build or list.")] = "list",
+) -> None:
+    """Build the container images from packages; show their digests and bills of materials."""
+    _call("rehearsal.images:command", action, list(context.args))
+
+
+@app.command(rich_help_panel="Machine")
+def doctor(
+    as_json: AsJson = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the registries.")] = False,
+) -> None:
+    """Say what this machine has and lacks, and what follows from it."""
+    _call("rehearsal.doctor:run", as_json=as_json, offline=offline)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (1 failed, 2 wrong use, 130 interrupted)."""
+    try:
+        app(args=argv, prog_name="estate")
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        if code == 130:
+            _complain("interrupted; run the same command again, it goes on from there")
+        return code
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again, it goes on from there")
+        return 130
+    except EstateError as error:
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # `./estate logs | head`: no error of ours, but no output either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        _complain(unexpected(error))
+        return 1
+    return 0
+
+
+def unexpected(error: Exception) -> str:
+    """Return one line for an error nobody foresaw; the traceback goes to a file in the cache."""
+    kind = type(error).__name__
+    words = " ".join(str(error).split())[:200]
+    trace = "".join(traceback.format_exception(error))
+    try:
+        folder = paths.ensure(paths.cache() / "errors", "cache")
+        log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        log.write_text(f"{_command_line()}\n\n{trace}", encoding="utf-8")
+    except (OSError, EstateError):  # nowhere to keep it: then on the screen, not lost
+        return f"{kind}: {words}; please report it with this:\n{trace}"
+    return f"{kind}: {words}; please report it with {log}"
+
+
+def _command_line(environ: Mapping[str, str] = os.environ) -> str:
+    versions = f"Python {sys.version.split()[0]}, typer {typer.__version__}"
+    return f"estate {' '.join(sys.argv[1:])}\n{versions}, in {environ.get('PWD', os.curdir)}"
+
+
+def _complain(line: str) -> None:
+    sys.stdout.flush()
+    print(f"estate: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

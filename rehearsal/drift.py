@@ -1,0 +1,234 @@
+"""What was changed or deleted by hand: the declared objects against the live ones.
+
+`pulumi refresh` reads objects one by one and reports what controllers fill in as well; this asks
+for what a person did. Declared is what the stack's state says that the program gave. An object
+whose declared fields are all there as given has not drifted; for any other the API server itself
+says what applying the declaration would change (a dry run), since only it knows that 1000m is 1.
+Fields that nobody declared and kubectl wrote are named too.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rehearsal.kube import Api, ApiError, Object
+
+# Pulumi's own mark of a secret value in a state (sdk/go/common/resource, SigKey and SecretSig).
+_SIGNATURE, _SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
+# What the API server writes into any object.
+_SERVERS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One object that is not as declared; `what` says how, with the properties' paths."""
+
+    kind: str
+    namespace: str
+    name: str
+    what: str
+
+    @property
+    def where(self) -> str:
+        """Kind and name, as kubectl users write it."""
+        return f"{self.kind} {self.namespace + '/' if self.namespace else ''}{self.name}"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One object of the stack; `secret`: it has values that must not be shown."""
+
+    body: Object
+    secret: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Namespace and name; the namespace of cluster-wide objects is empty."""
+        metadata = self.body["metadata"]
+        return metadata.get("namespace") or "", metadata["name"]
+
+
+def declared(deployment: Mapping[str, Any]) -> list[Declared]:
+    """The Kubernetes objects of `pulumi stack export --show-secrets`."""
+    found = []
+    for resource in deployment.get("deployment", deployment).get("resources", []):
+        inputs = resource.get("inputs") or {}
+        of_kubernetes = resource.get("type", "").startswith("kubernetes:")
+        if not of_kubernetes or not resource.get("custom") or resource.get("delete"):
+            continue
+        body, secret = _plain(inputs)
+        if not {"apiVersion", "kind", "metadata"} <= set(body) or "name" not in body["metadata"]:
+            continue
+        found.append(Declared(_as_stored(body), secret or body["kind"] == "Secret"))
+    return found
+
+
+def find(api: Api, objects: Sequence[Declared]) -> list[Drift]:
+    """Compare with the live objects. Raises ApiError when the API does not answer."""
+    kinds = defaultdict(list)
+    for item in objects:
+        kinds[item.body["apiVersion"], item.body["kind"]].append(item)
+    with ThreadPoolExecutor(8) as pool:
+        groups = pool.map(lambda kind: _of_kind(api, *kind, kinds[kind]), kinds)
+        return sorted((drift for group in groups for drift in group), key=lambda drift: drift.where)
+
+
+def _of_kind(api: Api, api_version: str, kind: str, objects: Sequence[Declared]) -> list[Drift]:
+    if len(objects) == 1 and objects[0].body["metadata"].get("namespace"):
+        # One object: a list over all namespaces could bring thousands.
+        found = api.get(api.path_of(objects[0].body))
+        bodies = [found] if found else []
+    else:
+        bodies = api.items(api_version, kind)
+    live = {(b["metadata"].get("namespace", ""), b["metadata"]["name"]): b for b in bodies}
+    by_name = {key[1]: body for key, body in live.items() if not key[0]}
+    drifted = []
+    for item in objects:
+        namespace, name = item.key
+        # A provider may note a namespace for cluster-wide kinds too.
+        body = live.get((namespace or "default", name)) or by_name.get(name)
+        if body is None:
+            body = live.get((namespace, name))
+        what = compare(api, item, body)
+        if what:
+            drifted.append(Drift(kind, namespace, name, what))
+    return drifted
+
+
+def compare(api: Api, item: Declared, live: Object | None) -> str:
+    """What is different about one object; empty when nothing is."""
+    if live is None:
+        return "deleted by hand"
+    if "deletionTimestamp" in live["metadata"]:
+        return "is being deleted"
+    changed: list[str] = []
+    if list(differences(item.body, live, subset=True)):
+        try:
+            wanted = api.dry_apply(item.body)
+        except ApiError as error:
+            if error.status == 0:
+                raise
+            wanted = item.body  # a webhook that knows no dry run: then by the letter
+        subset = wanted is item.body
+        for path, want, have in differences(_bare(wanted), _bare(live), subset=subset):
+            changed.append(_worded(path, want, have, show=not item.secret))
+    added = [f"{path} added" for path in _added_by_kubectl(item.body, live)]
+    words = changed + [line for line in added if line not in changed]
+    return "changed by hand: " + ", ".join(words) if words else ""
+
+
+def differences(
+    want: object, have: object, *, subset: bool, path: str = ""
+) -> Iterator[tuple[str, object, object]]:
+    """Paths at which two JSON values differ; with `subset` only for what `want` has."""
+    if isinstance(want, Mapping) and isinstance(have, Mapping):
+        for key in want if subset else sorted({*want, *have}):
+            yield from differences(
+                want.get(key, _MISSING),
+                have.get(key, _MISSING),
+                subset=subset,
+                path=f"{path}.{key}" if path else str(key),
+            )
+    elif isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
+        for index, (one, other) in enumerate(zip(want, have, strict=True)):
+            name = one.get("name", index) if isinstance(one, Mapping) else index
+            yield from differences(one, other, subset=subset, path=f"{path}[{name}]")
+    elif want != have:
+        yield path, want, have
+
+
+def _worded(path: str, want: object, have: object, *, show: bool) -> str:
+    if have is _MISSING:
+        return f"{path} removed"
+    if want is _MISSING:
+        return f"{path} added"
+    short = all(isinstance(value, str | int | float) for value in (want, have))
+    if not show or not short or len(f"{want}{have}") > 80:
+        return path
+    return f"{path} is {json.dumps(have)}, declared {json.dumps(want)}"
+
+
+def _bare(body: Mapping[str, Any]) -> Object:
+    """An object without its status and what the server notes about it."""
+    rest = {key: value for key, value in body.items() if key not in ("status", "metadata")}
+    metadata = {key: value for key, value in body["metadata"].items() if key not in _SERVERS}
+    return {**rest, "metadata": metadata}
+
+
+def _as_stored(body: Object) -> Object:
+    """As the API server keeps it: secrets in base64, no fields without a value."""
+    body = {key: value for key, value in _without_null(body).items() if key != "status"}
+    metadata = body["metadata"]
+    notes = metadata.get("annotations", {})
+    kept = {key: value for key, value in notes.items() if not key.startswith("pulumi.com/")}
+    body["metadata"] = {key: v for key, v in metadata.items() if key != "annotations"}
+    if kept:
+        body["metadata"]["annotations"] = kept
+    if body["kind"] == "Secret" and "stringData" in body:
+        texts = body.pop("stringData")
+        coded = {key: base64.b64encode(str(v).encode()).decode() for key, v in texts.items()}
+        body["data"] = {**body.get("data", {}), **coded}
+    return body
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> tuple[Any, bool]:
+    """A value of a state without Pulumi's wrapping of secrets, and whether there was one."""
+    if isinstance(value, dict):
+        if value.get(_SIGNATURE) == _SECRET:
+            return _plain(json.loads(value["plaintext"]))[0], True
+        pairs = {key: _plain(item) for key, item in value.items()}
+        return {key: item for key, (item, _) in pairs.items()}, any(s for _, s in pairs.values())
+    if isinstance(value, list):
+        items = [_plain(item) for item in value]
+        return [item for item, _ in items], any(s for _, s in items)
+    return value, False
+
+
+def _added_by_kubectl(want: Object, live: Object) -> list[str]:
+    """Paths that kubectl owns in a live object and that are not declared."""
+    found: list[str] = []
+    for entry in live["metadata"].get("managedFields", []):
+        by_person = entry.get("manager", "").startswith("kubectl")
+        if by_person and not entry.get("subresource"):
+            found += _undeclared(entry.get("fieldsV1", {}), want, "")
+    return sorted(set(found))
+
+
+def _undeclared(fields: Mapping[str, Any], want: object, path: str) -> Iterator[str]:
+    # The notation: structured-merge-diff's fieldpath, `f:` a field, `k:` a list's item by keys.
+    for key, below in fields.items():
+        if key.startswith("f:"):
+            name = key[2:]
+            here = f"{path}.{name}" if path else name
+            value = want.get(name, _MISSING) if isinstance(want, Mapping) else _MISSING
+        elif key.startswith("k:"):
+            keys = json.loads(key[2:])
+            here = f"{path}[{next(iter(keys.values()))}]"
+            items = want if isinstance(want, list) else []
+            value = next((item for item in items if _has_keys(item, keys)), _MISSING)
+        else:  # `.`: the list's or map's own existence; `v:` a value of a set
+            continue
+        if here.startswith(("status", "metadata.annotations.pulumi.com/")):
+            continue
+        if value is _MISSING:
+            yield here
+        else:
+            yield from _undeclared(below, value, here)
+
+
+def _has_keys(item: object, keys: Mapping[str, Any]) -> bool:
+    # A key that the declaration leaves out has its default (a port's protocol, for one).
+    return isinstance(item, Mapping) and all(item.get(k, v) == v for k, v in keys.items())

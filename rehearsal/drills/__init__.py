@@ -1,0 +1,1 @@
+"""Failure drills: break a part under load, measure the outage, count what was lost."""

@@ -1,0 +1,407 @@
+"""Inside the sandbox: clients that write while something is broken, and count what was kept.
+
+A writer knows what the service acknowledged and when (monotonic clock, which all processes of the
+machine share); after the drill it reads everything back. `python -m rehearsal.drills.writers`
+runs those that the caller asks for until it is told to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol
+
+import paho.mqtt.client as mqtt
+import psycopg
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from psycopg import sql
+
+from rehearsal import clients
+from rehearsal.access import DRILL_TOPIC, Access
+
+_READY_S = 40.0
+_SETTLE_S = 90.0  # for what was accepted before the stop to be acknowledged and read back
+_CLIENT_TIMEOUT_S = 3.0
+
+
+class Writer(Protocol):
+    """What every writer offers."""
+
+    def start(self) -> None:
+        """Begin to write; raises OSError or the client's own error when the service is away."""
+
+    def stop(self) -> dict[str, Any]:
+        """End, read back, count: plain JSON, see `summary`."""
+
+
+class Record:
+    """What was acknowledged: when, which, on which lane (a partition; one lane otherwise)."""
+
+    def __init__(self, writer: str) -> None:
+        self.writer = writer
+        self.acknowledged: list[tuple[float, int, int]] = []
+        self.attempts = 0
+        self.errors: Counter[str] = Counter()
+
+    def acknowledge(self, item: int, lane: int = 0) -> None:
+        """Note an acknowledgement that came now."""
+        self.acknowledged.append((time.monotonic(), item, lane))
+
+    def note(self, text: str) -> None:
+        """Tell the caller at once what the writer saw, for the timeline."""
+        clients.emit("note", writer=self.writer, at=time.monotonic(), text=text)
+
+    def error(self, error: object) -> None:
+        """Count an error by its first line."""
+        lines = str(error).strip().splitlines()
+        self.errors[lines[0][:160] if lines else type(error).__name__] += 1
+
+    def summary(self, stored: set[int]) -> dict[str, Any]:
+        """Plain JSON; `acks` are (seconds of the monotonic clock, lane)."""
+        accepted = {item for _, item, _ in self.acknowledged}
+        return {
+            "attempts": self.attempts,
+            "acknowledged": len(accepted),
+            "stored": len(stored),
+            "lost": sorted(accepted - stored)[:100],
+            "lost_count": len(accepted - stored),
+            "errors": dict(self.errors.most_common(5)),
+            "acks": [(at, lane) for at, _, lane in self.acknowledged],
+        }
+
+
+class PostgresWriter(threading.Thread):
+    """One session that inserts a row every 10 ms through Pgpool, and reconnects at any error."""
+
+    def __init__(self, access: Access, folder: Path, run: str) -> None:
+        super().__init__(name="postgres-writer", daemon=True)
+        self._dsn = access.dsn(folder)
+        self._table = sql.Identifier(f"drill_{run}")
+        self._asked = threading.Event()
+        self._busy: tuple[float, psycopg.Connection[Any]] | None = None
+        self.record = Record("postgres")
+
+    def start(self) -> None:
+        """Make the table, then write."""
+        with self._connect() as connection:
+            connection.execute(
+                sql.SQL("CREATE TABLE {} (row bigint PRIMARY KEY)").format(self._table)
+            )
+        super().start()
+        threading.Thread(target=self._watch, name="postgres-watch", daemon=True).start()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            self._dsn,
+            autocommit=True,
+            connect_timeout=2,
+            tcp_user_timeout=int(_CLIENT_TIMEOUT_S * 1000),
+            options=f"-c statement_timeout={int(_CLIENT_TIMEOUT_S * 1000)}",
+            # Prepared statements would outlive the session behind a pool.
+            prepare_threshold=None,
+        )
+
+    def _watch(self) -> None:
+        """Break a connection whose statement has no answer: what an application's driver does."""
+        while not self._asked.wait(0.1):
+            busy = self._busy
+            if busy is not None and time.monotonic() - busy[0] > _CLIENT_TIMEOUT_S:
+                with contextlib.suppress(OSError, psycopg.Error):
+                    shut = socket.socket(fileno=busy[1].fileno())
+                    shut.shutdown(socket.SHUT_RDWR)
+                    shut.detach()
+
+    def run(self) -> None:
+        """Write until asked to stop."""
+        insert = sql.SQL("INSERT INTO {} (row) VALUES (%s)").format(self._table)
+        connection: psycopg.Connection[Any] | None = None
+        while not self._asked.is_set():
+            row = self.record.attempts
+            self.record.attempts += 1
+            try:
+                if connection is None:
+                    connection = self._connect()
+                self._busy = (time.monotonic(), connection)
+                connection.execute(insert, (row,))
+                self.record.acknowledge(row)
+                self._busy = None
+                time.sleep(0.01)
+            except psycopg.Error as error:
+                self._busy = None
+                self.record.error(error)
+                if connection is not None:
+                    connection.close()
+                connection = None
+                time.sleep(0.05)
+        if connection is not None:
+            connection.close()
+
+    def stop(self) -> dict[str, Any]:
+        """Count the rows, asked of the primary, and drop the table."""
+        self._asked.set()
+        self.join(timeout=30)
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            try:
+                with self._connect() as connection:
+                    # The comment sends the read to the primary: a standby may be behind.
+                    found = connection.execute(
+                        sql.SQL("/*NO LOAD BALANCE*/ SELECT row FROM {}").format(self._table)
+                    ).fetchall()
+                    connection.execute(sql.SQL("DROP TABLE {}").format(self._table))
+                return self.record.summary({int(row[0]) for row in found})
+            except psycopg.Error:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+
+class KafkaWriter(threading.Thread):
+    """Produces 100 messages a second with acks=all to every partition of a replicated topic."""
+
+    def __init__(self, access: Access, run: str) -> None:
+        super().__init__(name="kafka-writer", daemon=True)
+        self.record = Record("kafka")
+        self._run = run
+        self._producer = Producer(
+            access.kafka_options(
+                "verify",
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=2,
+                delivery_timeout_ms=60_000,
+                request_timeout_ms=5_000,
+                socket_timeout_ms=6_000,
+                topic_metadata_refresh_interval_ms=2_000,
+            ),
+            error_cb=lambda error: self.record.error(error.str()),
+        )
+        self._consumer = Consumer(
+            access.kafka_options(
+                "verify",
+                group_id="estate-verify-drill",
+                enable_auto_commit=False,
+                error_cb=lambda error: None,
+            )
+        )
+        self._asked = threading.Event()
+        self._start: list[TopicPartition] = []
+
+    def start(self) -> None:
+        """Remember where each partition ends now, then produce."""
+        found = self._consumer.list_topics(DRILL_TOPIC, timeout=_READY_S).topics[DRILL_TOPIC]
+        for number in found.partitions:
+            partition = TopicPartition(DRILL_TOPIC, number)
+            _, partition.offset = self._consumer.get_watermark_offsets(partition, timeout=_READY_S)
+            self._start.append(partition)
+        super().start()
+        threading.Thread(target=self._watch, name="kafka-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Note every change of the smallest in-sync replica set."""
+        seen: int | None = None
+        while not self._asked.wait(0.25):
+            in_sync = self.in_sync()
+            if in_sync != seen and in_sync is not None:
+                self.record.note(f"in-sync replicas: {in_sync}")
+                seen = in_sync
+
+    def in_sync(self) -> int | None:
+        """The smallest number of in-sync replicas of a partition; None without an answer."""
+        try:
+            found = self._consumer.list_topics(DRILL_TOPIC, timeout=2).topics[DRILL_TOPIC]
+        except KafkaException:
+            return None
+        return min((len(one.isrs) for one in found.partitions.values()), default=None)
+
+    def run(self) -> None:
+        """Produce until asked to stop; the client tries again by itself."""
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                value = message.value() or b""
+                self.record.acknowledge(int(value.rsplit(b":", 1)[1]), message.partition() or 0)
+            else:
+                self.record.error(error.str())
+
+        lanes = len(self._start)
+        while not self._asked.is_set():
+            number = self.record.attempts
+            try:
+                self._producer.produce(
+                    DRILL_TOPIC,
+                    f"{self._run}:{number}".encode(),
+                    partition=self._start[number % lanes].partition,
+                    on_delivery=delivered,
+                )
+                self.record.attempts += 1
+            except BufferError:
+                pass
+            self._producer.poll(0.01)
+
+    def stop(self) -> dict[str, Any]:
+        """Wait for the acknowledgements of all that was produced, then consume it."""
+        self._asked.set()
+        self.join(timeout=30)
+        self._producer.flush(_SETTLE_S)
+        stored: set[int] = set()
+        deadline = time.monotonic() + _SETTLE_S
+        left: dict[int, int] = {}
+        for partition in self._start:
+            _, end = self._consumer.get_watermark_offsets(partition, timeout=_READY_S)
+            if end > partition.offset:
+                left[partition.partition] = end
+        self._consumer.assign(self._start)
+        prefix = f"{self._run}:".encode()
+        while left and time.monotonic() < deadline:
+            for message in self._consumer.consume(1000, 1.0):
+                value = message.value() or b""
+                if message.error() is None and value.startswith(prefix):
+                    stored.add(int(value[len(prefix) :]))
+            # Positions, not messages: the last offset may be a control record.
+            for position in self._consumer.position(self._start):
+                if position.offset >= left.get(position.partition, sys.maxsize):
+                    left.pop(position.partition, None)
+        self._consumer.close()
+        return self.record.summary(stored)
+
+
+class MqttWriter(threading.Thread):
+    """A device publishing 100 messages a second at QoS 1, and a subscriber with a kept session."""
+
+    def __init__(self, access: Access, run: str) -> None:
+        super().__init__(name="mqtt-writer", daemon=True)
+        self.record = Record("mqtt")
+        self._subscribed = threading.Event()
+        self._address = (access.mqtt_host, access.mqtt_port)
+        self._topic = f"sensors/drill-{run}/number"
+        self._publisher: mqtt.Client = access.mqtt_client("device", f"drill-{run}-device")
+        self._publisher.max_inflight_messages_set(50)
+        self._publisher.on_publish = self._acknowledge
+        self._subscriber: mqtt.Client = access.mqtt_client("bridge", f"drill-{run}-reader")
+        self._subscriber.on_message = self._message
+        self._subscriber.on_connect = self._connected
+        self._subscriber.on_subscribe = lambda *_: self._subscribed.set()
+        for client, who in ((self._publisher, "device"), (self._subscriber, "subscriber")):
+            client.on_disconnect = self._disconnected(who)
+        self._asked = threading.Event()
+        self._lock = threading.Lock()
+        self._numbers: dict[int, int] = {}
+        self._received: set[int] = set()
+
+    def _disconnected(self, who: str) -> Any:
+        def note(_: object, __: object, ___: object, reason: Any, ____: object) -> None:
+            if not self._asked.is_set():
+                self.record.note(f"{who} disconnected: {reason}")
+
+        return note
+
+    def _connected(
+        self, client: mqtt.Client, _: object, flags: Any, reason: Any, __: object
+    ) -> None:
+        if reason.is_failure:
+            self.record.error(reason)
+        elif not flags.session_present:
+            # A second time would mean that the broker forgot the session: seen in the timeline.
+            client.subscribe(self._topic, qos=1)
+            self.record.note("subscriber: new session")
+        else:
+            self.record.note("subscriber: session resumed")
+
+    def _message(self, _: object, __: object, message: mqtt.MQTTMessage) -> None:
+        self._received.add(int(message.payload))
+
+    def _acknowledge(self, _: object, __: object, mid: int, reason: Any, ___: object) -> None:
+        with self._lock:
+            number = self._numbers.pop(mid)
+        if reason.is_failure:
+            self.record.error(reason)
+        else:
+            self.record.acknowledge(number)
+
+    def start(self) -> None:
+        """Connect both, the subscriber first, then publish."""
+        kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        kept.SessionExpiryInterval = 600
+        self._subscriber.connect(*self._address, keepalive=5, clean_start=False, properties=kept)
+        self._subscriber.loop_start()
+        if not self._subscribed.wait(_READY_S):
+            raise ConnectionError(f"Mosquitto: no subscription after {_READY_S:.0f} s")
+        kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        kept.SessionExpiryInterval = 600
+        self._publisher.connect(*self._address, keepalive=5, clean_start=False, properties=kept)
+        self._publisher.loop_start()
+        super().start()
+
+    def run(self) -> None:
+        """Publish until asked to stop; while offline the client keeps messages for later."""
+        while not self._asked.wait(0.01):
+            number = self.record.attempts
+            with self._lock:
+                # The acknowledgement may come before publish() returns its message id.
+                info = self._publisher.publish(self._topic, str(number).encode(), qos=1)
+                self._numbers[info.mid] = number
+            self.record.attempts += 1
+
+    def stop(self) -> dict[str, Any]:
+        """Wait for the acknowledgements, then for the deliveries."""
+        self._asked.set()
+        self.join(timeout=30)
+        deadline = time.monotonic() + _SETTLE_S
+        while time.monotonic() < deadline:
+            accepted = {number for _, number, _ in self.record.acknowledged}
+            if not self._numbers and accepted <= self._received:
+                break
+            time.sleep(0.1)
+        for client in (self._publisher, self._subscriber):
+            ended = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            ended.SessionExpiryInterval = 0
+            client.disconnect(properties=ended)
+            client.loop_stop()
+        return self.record.summary(set(self._received))
+
+
+def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
+    """The writer of a kind: postgres, kafka or mqtt."""
+    match kind:
+        case "postgres":
+            return PostgresWriter(access, folder, run)
+        case "kafka":
+            return KafkaWriter(access, run)
+        case "mqtt":
+            return MqttWriter(access, run)
+    raise ValueError(kind)
+
+
+def main() -> int:
+    """Start the writers of the specification, say `ready`, and count after `stop`."""
+    access, specification = clients.specification()
+    stop = clients.stop_asked()
+    with tempfile.TemporaryDirectory(prefix="estate-drill-") as folder:
+        kind = ""
+        try:
+            writers = {}
+            for kind in specification["writers"]:
+                writers[kind] = make(kind, access, Path(folder), specification["run"])
+                writers[kind].start()
+            clients.emit("ready")
+            stop.wait()
+            for kind, writer in writers.items():
+                clients.emit("result", writer=kind, **writer.stop())
+        except (OSError, psycopg.Error, KafkaException) as error:
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            clients.emit("error", thing=f"drill's {kind} writer", value=words[0][:300])
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

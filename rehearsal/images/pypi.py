@@ -1,0 +1,134 @@
+"""Wheels from PyPI for Debian's python3, pinned by hash."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from rehearsal.images.errors import ImageError
+from rehearsal.images.fsio import locked, sha256_of
+from rehearsal.images.layer import Entry, normal
+from rehearsal.images.recipe import PypiLayer
+from rehearsal.images.sbom import Component
+
+
+def read_lock(folder: Path, layer: PypiLayer) -> str:
+    """The requirements file; every requirement must have a hash.
+
+    :raises ImageError: no file, or a requirement without a version or a hash.
+    """
+    path = folder / layer.requirements
+    if not path.exists():
+        raise ImageError(f"there is no {path.name}", "Write it with pip-compile --generate-hashes")
+    text = path.read_text(encoding="utf-8")
+    for line in text.replace("\\\n", " ").splitlines():
+        if (
+            line.strip()
+            and not line.startswith("#")
+            and ("==" not in line or "--hash=sha256:" not in line)
+        ):
+            raise ImageError(
+                f"{path.name}: {line.strip()!r} has no version or no hash",
+                "Write it as name==version --hash=sha256:...",
+            )
+    return text
+
+
+def _download(layer: PypiLayer, requirements: Path, into: Path, machine: str) -> None:
+    command = [
+        sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes",
+        "--only-binary", ":all:", "--implementation", "cp", "--python-version", layer.python,
+        # Debian 12 has glibc 2.36.
+        *(
+            option
+            for glibc in range(17, 37)
+            for option in ("--platform", f"manylinux_2_{glibc}_{machine}")
+        ),
+        "--platform", f"manylinux2014_{machine}",
+        "-r", str(requirements), "-d", str(into),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise ImageError(
+            f"pip download of {requirements.name} failed: {(lines or [done.stderr[-200:]])[0]}",
+            "Check that the package index answers, and the hashes of the requirements",
+        )
+
+
+def wheel_entries(wheel: Path, into: str, scratch: Path) -> list[Entry]:
+    """The files of a wheel as they lie below a folder of Python packages.
+
+    Headers, scripts and data of the wheel (its ``.data`` folder) are left out, but for
+    ``purelib`` and ``platlib``.
+    """
+    target = scratch / wheel.stem
+    entries = []
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            name = info.filename
+            placed = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
+            if info.is_dir() or re.match(r"^[^/]+\.data/", placed):
+                continue
+            path = target / normal(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(info))
+            mode = 0o755 if (info.external_attr >> 16) & 0o111 else 0o644
+            entries.append(
+                Entry(normal(f"{into}/{placed}"), mode=mode, source=path, size=info.file_size)
+            )
+    return entries
+
+
+def layer_content(
+    layer: PypiLayer, folder: Path, cache_root: Path, scratch: Path
+) -> tuple[list[Entry], list[Component]]:
+    """The files of the layer's wheels; downloaded only when the cache lacks one.
+
+    :raises ImageError: pip fails, or a wheel does not match its hash.
+    """
+    text = read_lock(folder, layer)
+    logical = [
+        line.strip()
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    store = cache_root / "pypi"
+    store.mkdir(parents=True, exist_ok=True)
+
+    def kept() -> Mapping[str, Path]:
+        return {sha256_of(wheel): wheel for wheel in store.glob("*.whl")}
+
+    def lacking(wheels: Mapping[str, Path]) -> list[str]:
+        return [
+            line
+            for line in logical
+            if not set(re.findall(r"--hash=sha256:([0-9a-f]{64})", line)) & set(wheels)
+        ]
+
+    with locked(store / ".lock"):
+        wheels = kept()
+        if lacking(wheels):
+            _download(layer, folder / layer.requirements, store, platform.machine())
+            wheels = kept()
+    if lacking(wheels):
+        raise ImageError(
+            f"no wheel with a hash of the lock for {lacking(wheels)[0].split()[0]!r}",
+            "Correct the requirements",
+        )
+    entries: list[Entry] = []
+    components = []
+    for line in logical:
+        # A requirement may carry hashes for several platforms: the wheel that pip chose is kept.
+        checksum = next(
+            item for item in re.findall(r"--hash=sha256:([0-9a-f]{64})", line) if item in wheels
+        )
+        name, _, version = line.split()[0].partition("==")
+        entries += wheel_entries(wheels[checksum], layer.into, scratch)
+        components.append(Component("pypi", name.lower(), version, checksum))
+    return entries, components

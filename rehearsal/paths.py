@@ -1,0 +1,98 @@
+"""Where things lie: the repository, the cache shared by all rehearsals, a rehearsal's own state.
+
+Standard library only, because the launcher uses it before any package is installed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from rehearsal.errors import EstateError, UsageError
+
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
+
+
+def root() -> Path:
+    """Return the repository root: the folder that holds `estate`."""
+    return Path(__file__).resolve().parent.parent
+
+
+def cache() -> Path:
+    """Return the folder of what can be made again: tools, images, packages, the environment.
+
+    `ESTATE_CACHE`, else `$XDG_CACHE_HOME/estate`, else `~/.cache/estate`. It is not created here.
+    """
+    own = os.environ.get("ESTATE_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    return _xdg("XDG_CACHE_HOME", ".cache") / "estate"
+
+
+def state(name: str) -> Path:
+    """Return the folder of the rehearsal `name`: all that it keeps lies here, `down` removes it.
+
+    It lies in `ESTATE_STATE`, else `$XDG_STATE_HOME/estate`, else `~/.local/state/estate`.
+    """
+    return state_root() / check_name(name)
+
+
+def state_root() -> Path:
+    """Return the folder with one folder per rehearsal."""
+    own = os.environ.get("ESTATE_STATE")
+    if own:
+        return Path(own).expanduser().absolute()
+    return _xdg("XDG_STATE_HOME", ".local/state") / "estate"
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a rehearsal may be called so.
+
+    It becomes part of host names, folders and the paths of Unix sockets (108 bytes at most), hence
+    the few characters and the short length.
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise UsageError(
+            "--name",
+            repr(name),
+            "use 1 to 16 of a-z, 0-9 and '-', starting with a letter, such as 'local'",
+        )
+    return name
+
+
+def ensure(folder: Path, what: str = "folder") -> Path:
+    """Create `folder` with its parents and return it.
+
+    Raises:
+        EstateError: it can't be made or written, with the variable that moves it elsewhere.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(what, folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(what, folder, PermissionError(errno.EACCES, "no write right"))
+    return folder
+
+
+def _unwritable(what: str, folder: Path, error: OSError) -> EstateError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        way_out = "free some disk space there, or set ESTATE_CACHE to a folder on another disk"
+    else:
+        way_out = "set ESTATE_CACHE and ESTATE_STATE (or HOME) to folders that you may write"
+    return EstateError(what, f"{folder}: {error.strerror or error}", way_out)
+
+
+def _xdg(variable: str, below_home: str) -> Path:
+    """Return an XDG base folder; a relative value counts as unset, as the specification says."""
+    value = os.environ.get(variable, "")
+    if value and os.path.isabs(value):
+        return Path(value)
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise EstateError(
+            "HOME", "not set, and this user has no home", f"set HOME or {variable} to a folder"
+        )
+    return Path(home) / below_home

@@ -1,0 +1,81 @@
+"""Pulumi on a rehearsal: the same commands that `source <(./estate env)` gives a person."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from rehearsal import paths
+from rehearsal.errors import EstateError
+from rehearsal.rehearsal import Rehearsal
+
+STACK = "local"
+
+
+class Pulumi:
+    """Runs `pulumi` from the repository with a rehearsal's environment."""
+
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        self._rehearsal = rehearsal
+
+    def _run(self, arguments: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+        rehearsal = self._rehearsal
+        binary = rehearsal.folder / "bin" / "pulumi"
+        if not binary.exists():
+            raise EstateError("pulumi", "is not set up yet", "run: ./estate up")
+        return subprocess.run(
+            [str(binary), *arguments],
+            cwd=paths.root(),
+            env=rehearsal.environment(),
+            text=True,
+            capture_output=capture,
+            check=False,
+        )
+
+    def select(self) -> None:
+        """Make the stack unless it is there; a lock that a killed pulumi left is taken away.
+
+        The caller holds the rehearsal's own lock, so no live `estate` can be the lock's owner.
+        """
+        done = self._run(["stack", "select", "--create", STACK, "--non-interactive"], capture=True)
+        if done.returncode != 0:
+            raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
+        locks = self._rehearsal.folder / "pulumi" / "state" / ".pulumi" / "locks"
+        if any(locks.rglob("*.json")):
+            self._run(["cancel", "--yes", "--stack", STACK], capture=True)
+
+    def up(self) -> None:
+        """`pulumi up` without questions, shown as it goes; EstateError when it fails."""
+        arguments = ["up", "--stack", STACK, "--yes", "--skip-preview", "--non-interactive"]
+        done = self._run([*arguments, "--parallel", "32", "--suppress-outputs"], capture=False)
+        if done.returncode != 0:
+            raise EstateError("pulumi up", "failed, as shown above", "mend it and run up again")
+
+    def preview(self, arguments: Sequence[str]) -> int:
+        """`pulumi preview`, shown as it is; returns its exit code."""
+        return self._run(["preview", "--stack", STACK, *arguments], capture=False).returncode
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs, secrets masked; empty when it was never brought up."""
+        done = self._run(["stack", "output", "--stack", STACK, "--json"], capture=True)
+        if done.returncode != 0:
+            return {}
+        value = json.loads(done.stdout or "{}")
+        assert isinstance(value, dict)
+        return value
+
+    def export(self) -> dict[str, Any]:
+        """The stack's state with its secrets in plain text: for memory only, never for a file."""
+        done = self._run(["stack", "export", "--stack", STACK, "--show-secrets"], capture=True)
+        if done.returncode != 0:
+            raise EstateError("pulumi stack export", _last(done.stderr), "run: ./estate up")
+        value = json.loads(done.stdout)
+        assert isinstance(value, dict)
+        return value
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no output"

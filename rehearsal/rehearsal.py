@@ -1,0 +1,338 @@
+"""One rehearsal: its folder, its mode, its parts, and the order they come up and go down in."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rehearsal import addons, paths, pulumi_host, sandbox, tools
+from rehearsal.control_plane import ControlPlane, port_free
+from rehearsal.errors import EstateError
+from rehearsal.gateway import Gateway, Route
+from rehearsal.images import Apt, BuiltImage, unpack_tools
+from rehearsal.node import Node
+from rehearsal.processes import wait_for
+
+Mode = Literal["node", "simulated"]
+FIRST_PORT = 16440
+PORTS = 20  # loopback ports that one rehearsal may use: API, control plane, pages for a person
+_DEBIAN = ("runc", "iproute2", "nftables", "haproxy", "catatonit")
+_API_INSIDE = 6443
+
+
+@dataclass
+class Record:
+    """What is written down about a rehearsal (rehearsal.json in its folder)."""
+
+    name: str
+    mode: Mode
+    reason: str
+    port_base: int
+    routes: dict[str, str] = field(default_factory=dict)
+
+
+class Rehearsal:
+    """A rehearsal by name; most methods want `record`, which `prepare` makes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = paths.check_name(name)
+        self.folder = paths.state(name)
+        self._file = self.folder / "rehearsal.json"
+        self.record = self._load()
+
+    def _load(self) -> Record | None:
+        try:
+            return Record(**json.loads(self._file.read_text()))
+        except (OSError, TypeError, ValueError):
+            return None
+
+    def _save(self) -> None:
+        assert self.record is not None
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self.record), indent=1))
+        os.replace(partial, self._file)
+
+    @property
+    def exists(self) -> bool:
+        """Whether `up` made it and `down` has not removed it."""
+        return self.record is not None
+
+    def required(self) -> Record:
+        """The record; EstateError when there is no such rehearsal."""
+        if self.record is None:
+            known = sorted(path.parent.name for path in paths.state_root().glob("*/rehearsal.json"))
+            raise EstateError(
+                f"rehearsal {self.name}",
+                f"does not exist (there are: {', '.join(known) or 'none'})",
+                "run: ./estate up" + (f" --name {self.name}" if self.name != "local" else ""),
+            )
+        return self.record
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the rehearsal for one command that changes it; a second one is refused at once."""
+        root = paths.ensure(paths.state_root(), "state")
+        with (root / f".{self.name}.lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EstateError(
+                    f"rehearsal {self.name}",
+                    "another estate command is changing it",
+                    "wait until it ends, then run this one again",
+                ) from None
+            yield
+
+    # -- what it is made of --------------------------------------------------------------------
+
+    @property
+    def debian(self) -> Path:
+        """The Debian packages of the node, unpacked in the cache."""
+        return paths.cache() / "debian"
+
+    def prepare(self, mode: Mode, reason: str, port_base: int | None) -> None:
+        """Write the record of a new rehearsal, with ports that are free; keep an existing one."""
+        if self.record is not None:
+            if port_base is not None and port_base != self.record.port_base:
+                raise EstateError(
+                    f"--port-base {port_base}",
+                    f"rehearsal {self.name} has its ports from {self.record.port_base}",
+                    f"run ./estate down --name {self.name} first",
+                )
+            return
+        base = port_base if port_base is not None else self._free_base()
+        for port in range(base, base + PORTS):
+            if not port_free(port):
+                raise EstateError(
+                    f"port {port}",
+                    "in use by another program on 127.0.0.1",
+                    f"end that program, or choose other ports: ./estate up --port-base {base + 1000}",
+                )
+        paths.ensure(self.folder, "state")
+        self.folder.chmod(0o700)
+        self.record = Record(self.name, mode, reason, base)
+        self._save()
+
+    def _free_base(self) -> int:
+        taken = set()
+        for file in paths.state_root().glob("*/rehearsal.json"):
+            try:
+                taken.add(json.loads(file.read_text())["port_base"])
+            except (OSError, ValueError, KeyError):
+                continue
+        for base in range(FIRST_PORT, FIRST_PORT + 100 * PORTS, PORTS):
+            if base not in taken and all(port_free(port) for port in range(base, base + PORTS)):
+                return base
+        raise EstateError(
+            "ports", f"none free from {FIRST_PORT}", "choose some: ./estate up --port-base N"
+        )
+
+    @property
+    def api_port(self) -> int:
+        """The loopback port of the Kubernetes API."""
+        return self.required().port_base
+
+    def box(self) -> sandbox.Sandbox | sandbox.Direct:
+        """Where its processes run."""
+        if self.required().mode == "node":
+            return sandbox.Sandbox(self.name, self.folder, self.debian)
+        return sandbox.Direct(self.name, self.folder)
+
+    def control_plane(self, found: Mapping[str, Path]) -> ControlPlane:
+        """Its control plane."""
+        if self.required().mode == "node":
+            return ControlPlane(self.box(), found, api_port=_API_INSIDE, ports=12379)
+        return ControlPlane(self.box(), found, api_port=self.api_port, ports=self.api_port + 10)
+
+    def node(self, found: Mapping[str, Path], pause_image: str = "") -> Node:
+        """Its real node."""
+        box = self.box()
+        assert isinstance(box, sandbox.Sandbox)
+        pki = self.control_plane(found).pki
+        return Node(box, found, self.debian, pki=pki, pause_image=pause_image)
+
+    def gateway(self, name: str) -> Gateway:
+        """A gateway process: `gateway` for the API, `pages` for what a person opens."""
+        box = self.box()
+        assert isinstance(box, sandbox.Sandbox)
+        return Gateway(box, sandbox.tool(self.debian, "haproxy"), name)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig for the loopback port."""
+        return self.folder / "kubeconfig"
+
+    # -- up ------------------------------------------------------------------------------------
+
+    def unpack_debian(self) -> None:
+        """Have the node's Debian packages in the cache."""
+        unpack_tools(_DEBIAN, self.debian, apt=Apt(paths.cache() / "images" / "apt"))
+
+    def start_control_plane(self, found: Mapping[str, Path]) -> None:
+        """Sandbox, control plane, gateway to the API, kubeconfig: each only where it lacks."""
+        box = self.box()
+        fresh = box.create()
+        if fresh and self.required().mode == "node":
+            # Process ids of an earlier sandbox mean nothing in a new one.
+            for file in (self.folder / "kwok" / "clusters" / "estate" / "pids").glob("*.pid"):
+                file.unlink()
+        plane = self.control_plane(found)
+        plane.start()
+        plane.kubeconfig(self.kubeconfig, f"https://127.0.0.1:{self.api_port}")
+        if self.required().mode == "node":
+            self.gateway("gateway").start(
+                [Route("kubernetes-api", self.api_port, f"{sandbox.NODE_IP}:{_API_INSIDE}")]
+            )
+
+    def start_node(self, found: Mapping[str, Path], built: Mapping[str, BuiltImage]) -> None:
+        """The real node with its images (containerd must have been started)."""
+        references = {key: image.named.names[1] for key, image in built.items()}
+        node = self.node(found, references["pause"])
+        node.start()
+        volumes = self.folder / "volumes"
+        self.apply(found, addons.manifests(references, volumes))
+
+    def apply(self, found: Mapping[str, Path], manifests: str) -> None:
+        """Server-side apply of a YAML stream."""
+        arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
+        done = subprocess.run(
+            [str(found["kubectl"]), *arguments],
+            input=manifests,
+            text=True,
+            capture_output=True,
+            check=False,
+            env=self.environment(),
+        )
+        if done.returncode != 0:
+            words = done.stderr.strip().splitlines() or ["no output"]
+            raise EstateError("kubectl apply", words[-1][:300], f"see {self.folder / 'logs'}")
+
+    def wait_ready(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
+        """Wait for a condition; EstateError names what did not become ready."""
+        if not wait_for(ready, seconds, 0.3):
+            raise EstateError(
+                what, f"not ready after {seconds:.0f} s", f"see: ./estate logs --name {self.name}"
+            )
+
+    def open_pages(self, links: Mapping[str, str]) -> dict[str, int]:
+        """Lead loopback ports to the pages a person opens; returns the port of each by name."""
+        record = self.required()
+        ports = {name: record.port_base + 1 + at for at, name in enumerate(sorted(links))}
+        if record.mode != "node" or not links:
+            return {}
+        gateway = self.gateway("pages")
+        if record.routes != dict(links):
+            gateway.daemon.stop()
+            record.routes = dict(links)
+            self._save()
+        gateway.start([Route(name, ports[name], target) for name, target in sorted(links.items())])
+        return ports
+
+    # -- environment ---------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, str]:
+        """The process environment in which pulumi and kubectl work on this rehearsal."""
+        return {**os.environ, **self.variables()}
+
+    def variables(self) -> dict[str, str]:
+        """The variables that `./estate env` prints."""
+        folder = self.folder
+        simulated = {"ESTATE_SIMULATED": "1"} if self.required().mode == "simulated" else {}
+        own = [str(folder / "bin"), str(Path(sys.executable).parent)]
+        others = os.environ.get("PATH", "").split(os.pathsep)
+        search = os.pathsep.join(own + [path for path in others if path and path not in own])
+        return {
+            "PATH": search,
+            "KUBECONFIG": str(self.kubeconfig),
+            "KUBECACHEDIR": str(folder / "kubectl-cache"),
+            "PULUMI_HOME": str(folder / "pulumi" / "home"),
+            "PULUMI_BACKEND_URL": f"file://{folder / 'pulumi' / 'state'}",
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "pulumi" / "passphrase"),
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "PULUMI_PYTHON_CMD": sys.executable,
+            "ESTATE_REHEARSAL": self.name,
+            "ESTATE_IMAGES": str(folder / "images.json"),
+            "ESTATE_SECRETS": str(folder / "secrets"),
+            **simulated,
+        }
+
+    def link_tools(self, found: Mapping[str, Path]) -> None:
+        """Fill the rehearsal's bin folder, and Pulumi's plugin folder where ours are used."""
+        folder = self.folder / "bin"
+        folder.mkdir(parents=True, exist_ok=True)
+        own = Path(sys.executable)
+        _link(folder / "kubectl", found["kubectl"])
+        if _official_host(found["pulumi"]):
+            _link(folder / "pulumi", found["pulumi"])
+        else:
+            # The engine looks for the language host beside its real file, so a link won't do.
+            _hard_link(folder / "pulumi", found["pulumi"])
+            pulumi_host.install(folder, own)
+            version = tools.catalogue()["pulumi-resource-kubernetes"].version
+            plugin = self.folder / "pulumi" / "home" / "plugins" / f"resource-kubernetes-v{version}"
+            plugin.mkdir(parents=True, exist_ok=True)
+            _link(plugin / "pulumi-resource-kubernetes", found["pulumi-resource-kubernetes"])
+        (self.folder / "pulumi" / "state").mkdir(parents=True, exist_ok=True)
+        passphrase = self.folder / "pulumi" / "passphrase"
+        if not passphrase.exists():
+            passphrase.touch(mode=0o600)
+            passphrase.write_text(secrets.token_urlsafe(32))
+
+    # -- down ----------------------------------------------------------------------------------
+
+    def destroy(self) -> None:
+        """End and remove everything of this rehearsal; works at any stage of its life."""
+        record = self.record
+        if record is not None and record.mode == "simulated":
+            self.control_plane(_stopping_tools(self.folder)).stop()
+        box = sandbox.Sandbox(self.name, self.folder, self.debian)
+        box.destroy()
+        for pid_file in sorted((self.folder / "pids").glob("*.json")):
+            sandbox.Daemon(self.folder, pid_file.stem).stop()
+        node = Node(box, {}, self.debian, pki=self.folder, pause_image="")
+        node.remove_cgroups()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            left = next(iter(self.folder.rglob("*")), self.folder)
+            raise EstateError(f"folder {self.folder}", f"not removed: {left}", "remove it by hand")
+        (paths.state_root() / f".{self.name}.lock").unlink(missing_ok=True)
+
+
+def _stopping_tools(folder: Path) -> dict[str, Path]:
+    """The tools that a deletion needs, from the links that `up` left in the folder."""
+    found = json.loads((folder / "tools.json").read_text())
+    return {name: Path(path) for name, path in found.items()}
+
+
+def _link(link: Path, target: Path) -> None:
+    partial = link.with_name(f".{link.name}.{os.getpid()}")
+    partial.symlink_to(target)
+    os.replace(partial, link)
+
+
+def _hard_link(link: Path, target: Path) -> None:
+    if link.exists() and link.stat().st_size == target.stat().st_size:
+        return
+    partial = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        os.link(target, partial)
+    except OSError:
+        shutil.copy2(target, partial)
+    os.replace(partial, link)
+
+
+def _official_host(pulumi: Path) -> bool:
+    """Whether the Pulumi in use came with its own Python language host."""
+    beside = pulumi.resolve().parent / "pulumi-language-python"
+    return beside.exists()

@@ -1,0 +1,300 @@
+"""The commands that bring a rehearsal up, look at it and take it down."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from configs.errors import ConfigError
+from configs.schema import load, secret_refs
+from rehearsal import addons, console, credentials, doctor, images, paths, tools, verify
+from rehearsal.errors import EstateError, UsageError
+from rehearsal.parts import PROFILES, table_rows
+from rehearsal.progress import ImageBars, ToolBars
+from rehearsal.pulumi import STACK, Pulumi
+from rehearsal.rehearsal import Rehearsal
+
+# What the core was measured to use (docs/figures.md), with some room.
+_MEMORY_GIB = 6.0
+_DISK_GIB = 6.0
+
+
+def up(
+    name: str, profiles: Sequence[str], all_: bool, port_base: int | None, offline: bool
+) -> int:
+    """Bring a rehearsal up, or repair it; returns the exit code."""
+    began = time.monotonic()
+    unknown = sorted(set(profiles) - set(PROFILES))
+    if unknown:
+        raise UsageError("--profile", unknown[0], f"choose from: {', '.join(PROFILES)}")
+    environment_file = paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
+    with _config_errors():
+        environment = load(environment_file)
+    rehearsal = Rehearsal(name)
+    with rehearsal.locked():
+        if not rehearsal.exists:
+            _enough_room()
+        possible, reason = doctor.containers_possible()
+        rehearsal.prepare("node" if possible else "simulated", reason, port_base)
+        record = rehearsal.required()
+        if record.mode == "simulated":
+            console.warn(f"no real node here, all nodes are simulated: {record.reason}")
+        found = _tools(record.mode, offline)
+        (rehearsal.folder / "tools.json").write_text(
+            json.dumps({key: str(path) for key, path in found.items()}, indent=1)
+        )
+        rehearsal.link_tools(found)
+        credentials.ensure(
+            rehearsal.folder / "secrets",
+            sorted({ref.file for _, ref in secret_refs(environment) if ref.file}),
+        )
+        _cluster(rehearsal, found)
+        console.step("pulumi up")
+        pulumi = Pulumi(rehearsal)
+        pulumi.select()
+        pulumi.up()
+        outputs = pulumi.outputs()
+        links = {key: str(value) for key, value in (outputs.get("links") or {}).items()}
+        ports = rehearsal.open_pages(links)
+        console.step("checks")
+        code = verify.run(name, prove=False, only=[], as_json=False, settle=240.0)
+        _where_to_click(rehearsal, ports)
+    console.say(f"up in {time.monotonic() - began:.0f} s" + ("" if code == 0 else ", not green"))
+    return code
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        first, *more = error.lines
+        rest = f" (and {len(more)} more: {' | '.join(more)})" if more else ""
+        raise EstateError("configuration", first + rest, "mend the file and run again") from None
+
+
+def _enough_room() -> None:
+    memory = psutil.virtual_memory().available / 2**30
+    if memory < _MEMORY_GIB:
+        raise EstateError(
+            "memory",
+            f"{memory:.1f} GiB available",
+            f"the core needs {_MEMORY_GIB:.0f} GiB: end other programs or use a larger machine",
+        )
+    for what, folder in (("cache", paths.cache()), ("state", paths.state_root())):
+        paths.ensure(folder, what)
+        free = shutil.disk_usage(folder).free / 2**30
+        if free < _DISK_GIB:
+            raise EstateError(
+                f"disk of {folder}",
+                f"{free:.1f} GiB free",
+                f"{_DISK_GIB:.0f} GiB are needed: free some, or set ESTATE_{what.upper()}",
+            )
+
+
+def _tools(mode: str, offline: bool) -> dict[str, Path]:
+    groups = {"cli", "control-plane"} | ({"node", "image"} if mode == "node" else set())
+    names = [tool.name for tool in tools.catalogue().values() if tool.group in groups]
+    lacking = [name for name in names if tools.find(tools.catalogue()[name]) is None]
+    if lacking and offline:
+        raise EstateError(
+            f"tool {lacking[0]}", "not in the cache", "run once without --offline to build it"
+        )
+    if not lacking:
+        return tools.ensure(names, lambda *_: None)
+    console.step(f"building {len(lacking)} tools from Go modules (once; later runs find them)")
+    with ToolBars() as bars:
+        return tools.ensure(names, bars)
+
+
+def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
+    """Control plane, node, images and simulated nodes, side by side where they can be."""
+    if rehearsal.required().mode == "simulated":
+        console.step("control plane (Kubernetes API, scheduler, controllers)")
+        _image_lock_of_names(rehearsal)
+        rehearsal.start_control_plane(found)
+        rehearsal.apply(found, addons.simulated())
+        rehearsal.apply(found, addons.fleet(take_all=True))
+        return
+    rehearsal.unpack_debian()
+    with ThreadPoolExecutor(1) as pool, ImageBars() as bars:
+        building = pool.submit(
+            images.build, None, tools=found, cache=paths.cache() / "images", progress=bars
+        )
+        console.step("control plane and node")
+        rehearsal.start_control_plane(found)
+        built = building.result()
+    shutil.copyfile(images.Builder(paths.cache() / "images").lock_file, rehearsal.folder / "images.json")
+    node = rehearsal.node(found, built["pause"].named.names[1])
+    node.start_runtime()
+    console.step("images into the node")
+    images.import_into(node.ctr(), built)
+    rehearsal.start_node(found, built)
+    rehearsal.apply(found, addons.fleet())
+
+
+def _image_lock_of_names(rehearsal: Rehearsal) -> None:
+    """Without containers no image is built: the lock names them with digests of their names."""
+    from configs import versions
+
+    (rehearsal.folder / "images.json").write_text(json.dumps(versions.placeholders(), indent=1))
+
+
+def _where_to_click(rehearsal: Rehearsal, ports: dict[str, int]) -> None:
+    rows = [("kubernetes-api", f"https://127.0.0.1:{rehearsal.api_port}", "source <(./estate env)")]
+    rows += [(name, f"http://127.0.0.1:{port}", "") for name, port in sorted(ports.items())]
+    console.table("Where to click", ("what", "address", "how"), rows)
+
+
+# -- the other commands ------------------------------------------------------------------------
+
+
+def preview(name: str, args: Sequence[str]) -> int:
+    """Show what `up` would change."""
+    rehearsal = Rehearsal(name)
+    rehearsal.required()
+    return Pulumi(rehearsal).preview(args)
+
+
+def processes(rehearsal: Rehearsal) -> dict[str, bool]:
+    """Whether each process of the rehearsal runs, by name."""
+    found = {
+        key: Path(value)
+        for key, value in json.loads((rehearsal.folder / "tools.json").read_text()).items()
+    }
+    box = rehearsal.box()
+    state = {"sandbox": box.alive} if rehearsal.required().mode == "node" else {}
+    if not box.alive:
+        return {**state, **dict.fromkeys(("control plane", "node"), False)}
+    state |= rehearsal.control_plane(found).running()
+    if rehearsal.required().mode == "node":
+        state |= rehearsal.node(found).running()
+        state["gateway"] = rehearsal.gateway("gateway").daemon.process() is not None
+        if rehearsal.required().routes:
+            state["pages"] = rehearsal.gateway("pages").daemon.process() is not None
+    return state
+
+
+def status(name: str, as_json: bool) -> int:
+    """Show what runs, what is real, simulated or declared, and where to click."""
+    rehearsal = Rehearsal(name)
+    record = rehearsal.required()
+    running = processes(rehearsal)
+    dead = [part for part, alive in running.items() if not alive]
+    pods = [] if dead and "kube-apiserver" in dead else _pods(rehearsal)
+    if as_json:
+        console.emit_json(
+            {
+                "name": name,
+                "mode": record.mode,
+                "reason": record.reason,
+                "processes": running,
+                "pods": pods,
+                "parts": [dict(zip(("part", "state", "how"), row, strict=True)) for row in table_rows(record.mode)],
+                "api": f"https://127.0.0.1:{rehearsal.api_port}",
+            }
+        )
+        return 1 if dead else 0
+    console.table(
+        f"Processes of {name}",
+        ("process", "state"),
+        [(part, "running" if alive else "stopped") for part, alive in running.items()],
+    )
+    console.table(
+        "Pods of the estate",
+        ("namespace", "pod", "ready", "phase", "restarts"),
+        [tuple(pod[key] for key in ("namespace", "name", "ready", "phase", "restarts")) for pod in pods],
+    )
+    console.table("What is real here", ("part", "state", "how"), table_rows(record.mode))
+    ports = {
+        page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))
+    }
+    _where_to_click(rehearsal, ports)
+    if dead:
+        console.warn(f"stopped: {', '.join(dead)}; ./estate up --name {name} starts them again")
+    return 1 if dead else 0
+
+
+def _pods(rehearsal: Rehearsal) -> list[dict[str, object]]:
+    done = subprocess.run(
+        [str(rehearsal.folder / "bin" / "kubectl"), "get", "pods", "-A", "-o", "json"]
+        + ["--request-timeout=10s"],
+        env=rehearsal.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        return []
+    rows: list[dict[str, object]] = []
+    for pod in json.loads(done.stdout)["items"]:
+        states = pod["status"].get("containerStatuses", [])
+        ready = sum(bool(state.get("ready")) for state in states)
+        rows.append(
+            {
+                "namespace": pod["metadata"]["namespace"],
+                "name": pod["metadata"]["name"],
+                "ready": f"{ready}/{len(pod['spec']['containers'])}",
+                "phase": pod["status"].get("phase", "?"),
+                "restarts": sum(int(state.get("restartCount", 0)) for state in states),
+            }
+        )
+    return rows
+
+
+def down(name: str) -> int:
+    """Take the rehearsal away: processes, namespaces, cgroups, files."""
+    rehearsal = Rehearsal(name)
+    if not rehearsal.folder.exists():
+        console.say(f"rehearsal {name} does not exist; nothing to do")
+        return 0
+    with rehearsal.locked():
+        rehearsal.destroy()
+    console.say(f"rehearsal {name} is gone; the cache at {paths.cache()} stays")
+    return 0
+
+
+def env(name: str) -> int:
+    """Print the shell lines that make pulumi and kubectl work on the rehearsal."""
+    rehearsal = Rehearsal(name)
+    rehearsal.required()
+    for key, value in rehearsal.variables().items():
+        print(f"export {key}={shlex.quote(value)}")
+    return 0
+
+
+def logs(name: str, component: str, follow: bool) -> int:
+    """Print the log of a process or of the pods whose name begins so; list them without one."""
+    rehearsal = Rehearsal(name)
+    rehearsal.required()
+    files = {file.stem: file for file in sorted((rehearsal.folder / "logs").glob("*.log"))}
+    plane = rehearsal.folder / "kwok" / "clusters" / "estate" / "logs"
+    files |= {file.stem: file for file in sorted(plane.glob("*.log"))}
+    if component in files:
+        command = ["tail", "-n", "500", *(["-F"] if follow else []), str(files[component])]
+        return subprocess.run(command, check=False).returncode
+    pods = _pods(rehearsal)
+    chosen = [pod for pod in pods if component and str(pod["name"]).startswith(component)]
+    if not chosen:
+        rows = [(stem, "process") for stem in files]
+        rows += [(str(pod["name"]), f"pod in {pod['namespace']}") for pod in pods]
+        console.table("What has logs", ("name", "kind"), rows)
+        if component:
+            raise EstateError(f"log {component}", "no such process or pod", "choose one from the list")
+        return 0
+    code = 0
+    for pod in chosen:
+        command = [str(rehearsal.folder / "bin" / "kubectl"), "logs", "-n", str(pod["namespace"])]
+        command += [str(pod["name"]), "--all-containers", "--prefix", "--tail=500"]
+        command += ["-f"] if follow else []
+        code |= subprocess.run(command, env=rehearsal.environment(), check=False).returncode
+    return code

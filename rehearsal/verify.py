@@ -1,0 +1,208 @@
+"""`./estate verify`: the checks that components declare, hosts, drift; with `--prove` their proof.
+
+Where no node is real, nothing answers a protocol: there it says what the control plane made of the
+declaration (scheduled, bound), and names the checks that it could not run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rehearsal import console, drift, inside, prove, simulated
+from rehearsal.errors import EstateError, UsageError
+from rehearsal.inside import Check, Row
+from rehearsal.kube import Api, ApiError
+from rehearsal.pulumi import Pulumi
+from rehearsal.rehearsal import Rehearsal
+
+# Rows that come from no component: tests/state/test_hosts.py, and the state of the stack.
+HOSTS = ("host.non-root", "host.secret-files", "host.sockets")
+DRIFT = "estate.as-declared"
+_DRIFT_TITLE = "nothing declared was changed or deleted by hand"
+# Without these nothing inside can be asked.
+_NEEDED = ("sandbox", "kube-apiserver", "etcd", "gateway")
+
+
+def run(name: str, prove: bool, only: list[str], as_json: bool, settle: float = 0.0) -> int:
+    """Check the running estate; returns 1 when something is not as it should be.
+
+    Args:
+        name: of the rehearsal.
+        prove: break the subject of each check, see it red, restore it, see it green.
+        only: prefixes of ids; none means all.
+        as_json: print JSON on stdout instead of a table.
+        settle: seconds in which red checks are tried again; 0 is one try. Then hosts are left
+            out: their containers start while this waits.
+    """
+    rehearsal = Rehearsal(name)
+    began = time.monotonic()
+    mode = rehearsal.required().mode
+    checks = Pulumi(rehearsal).outputs().get("checks")
+    if checks is None:
+        raise EstateError(
+            f"rehearsal {name}", "the estate was never brought up on it", "run: ./estate up"
+        )
+    chosen = _choose(checks, only)
+    dead = _dead(rehearsal)
+    if prove:
+        if dead:
+            raise EstateError("process", f"{dead[0].id} is stopped", "run: ./estate up")
+        if mode == "simulated":
+            raise EstateError(
+                "verify --prove",
+                f"no node of {name} is real: {rehearsal.required().reason}",
+                "run it where containers can run (./estate doctor says what is missing)",
+            )
+        with rehearsal.locked():
+            return _prove(rehearsal, chosen, only, as_json)
+    rows = dead + _rows(rehearsal, chosen, only, settle, dead)
+    return _report(name, mode, rows, time.monotonic() - began, as_json)
+
+
+def _choose(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:
+    known = [str(check["id"]) for check in checks] + [*HOSTS, DRIFT]
+    for prefix in only:
+        if not any(one.startswith(prefix) for one in known):
+            raise UsageError("--only", repr(prefix), f"known are: {', '.join(sorted(known))}")
+    return [check for check in checks if _wanted(check["id"], only)]
+
+
+def _wanted(row: str, only: Sequence[str]) -> bool:
+    return not only or any(row.startswith(prefix) for prefix in only)
+
+
+def _dead(rehearsal: Rehearsal) -> list[Row]:
+    from rehearsal.up import processes  # `up` runs these checks, so it imports this module
+
+    name = rehearsal.name
+    way_out = "./estate up" + ("" if name == "local" else f" --name {name}")
+    return [
+        Row(part, "the process runs", "failed", f"stopped; run: {way_out}")
+        for part, alive in processes(rehearsal).items()
+        if not alive
+    ]
+
+
+def _rows(
+    rehearsal: Rehearsal,
+    checks: Sequence[Check],
+    only: Sequence[str],
+    settle: float,
+    dead: Sequence[Row],
+) -> list[Row]:
+    """Rows of checks, hosts and drift, asked side by side."""
+    stopped = [row.id for row in dead if row.id in _NEEDED]
+    if stopped:
+        return [
+            Row(check["id"], check["title"], "skipped", f"{stopped[0]} is stopped")
+            for check in checks
+        ]
+    api = Api(rehearsal.kubeconfig)
+    prove.restore(rehearsal, api)
+    with ThreadPoolExecutor(1) as pool:
+        drifting = pool.submit(drift_rows, rehearsal, api) if _wanted(DRIFT, only) else None
+        if rehearsal.required().mode == "simulated":
+            rows = simulated.rows(rehearsal, api, checks, settle)
+        else:
+            rows = _inside(rehearsal, checks, only, settle)
+        return rows + (drifting.result() if drifting else [])
+
+
+def _inside(
+    rehearsal: Rehearsal, checks: Sequence[Check], only: Sequence[str], settle: float
+) -> list[Row]:
+    hosts = [row for row in HOSTS if _wanted(row, only)] if settle == 0 else []
+    ids = [str(check["id"]) for check in checks] + hosts
+    if not ids:
+        return []
+    shown = time.monotonic()
+    with console.err.status("checks") as status:
+
+        def progress(waiting: Mapping[str, str]) -> None:
+            nonlocal shown
+            if not waiting:
+                return
+            words = f"{len(ids) - len(waiting)} of {len(ids)} green; " + "; ".join(
+                f"{row}: {detail[:60]}" for row, detail in sorted(waiting.items())[:2]
+            )
+            if console.err.is_terminal:
+                status.update(words)
+            elif time.monotonic() - shown > 15:
+                shown = time.monotonic()
+                console.say(words)
+
+        found = inside.run_tests(rehearsal, checks, ids, settle, progress)
+    missing = sorted(set(ids) - {row.id for row in found})
+    return found + [Row(row, "", "failed", "its test did not run") for row in missing]
+
+
+def drift_rows(rehearsal: Rehearsal, api: Api) -> list[Row]:
+    """A row per object that was changed or deleted by hand, or one that says there is none."""
+    began = time.monotonic()
+    try:
+        declared = drift.declared(Pulumi(rehearsal).export())
+        found = drift.find(api, declared)
+    except ApiError as error:
+        return [Row(DRIFT, _DRIFT_TITLE, "failed", str(error)[:240])]
+    ms = round((time.monotonic() - began) * 1000)
+    if not found:
+        return [Row(DRIFT, _DRIFT_TITLE, "passed", f"{len(declared)} objects as declared", ms)]
+    return [Row(DRIFT, one.where, "failed", one.what, ms) for one in found]
+
+
+def _report(name: str, mode: str, rows: Sequence[Row], seconds: float, as_json: bool) -> int:
+    failed = sum(row.state == "failed" for row in rows)
+    passed = sum(row.state == "passed" for row in rows)
+    skipped = len(rows) - failed - passed
+    if as_json:
+        result: dict[str, Any] = {"name": name, "mode": mode, "ok": failed == 0}
+        result["rows"] = [row.json_object() for row in rows]
+        console.emit_json(result)
+    else:
+        console.table(
+            f"Checks of {name}",
+            ("check", "what", "state", "detail", "ms"),
+            [
+                (row.id, row.title, row.state, row.detail, "" if row.ms is None else row.ms)
+                for row in rows
+            ],
+        )
+    words = f"{passed} passed, {failed} failed, {skipped} skipped in {seconds:.1f} s"
+    console.say(f"[{'red' if failed else 'green'}]{words}[/]")
+    return 1 if failed else 0
+
+
+def _prove(
+    rehearsal: Rehearsal, checks: Sequence[Check], only: Sequence[str], as_json: bool
+) -> int:
+    began = time.monotonic()
+    api = Api(rehearsal.kubeconfig)
+    prove.restore(rehearsal, api)
+    with inside.probes(rehearsal) as probes:
+        proofs = prove.run(rehearsal, api, probes, checks)
+    if _wanted(DRIFT, only):
+        declared = drift.declared(Pulumi(rehearsal).export())
+        proofs.append(prove.of_drift(rehearsal, api, declared, DRIFT))
+        # The proof of having restored everything exactly.
+        proofs += [
+            prove.Proof(row.id, None, None, f"not restored: {row.title}: {row.detail}")
+            for row in drift_rows(rehearsal, api)
+            if row.state == "failed"
+        ]
+    failed = [proof for proof in proofs if proof.error]
+    if as_json:
+        rows = [proof.json_object() for proof in proofs]
+        console.emit_json({"name": rehearsal.name, "ok": not failed, "proofs": rows})
+    else:
+        console.table(
+            f"Proof that the checks of {rehearsal.name} can fail",
+            ("check", "state", "red after", "green after", "what it said, or what went wrong"),
+            [proof.cells() for proof in proofs],
+        )
+    words = f"{len(proofs) - len(failed)} proven, {len(failed)} not"
+    colour = "red" if failed else "green"
+    console.say(f"[{colour}]{words} in {time.monotonic() - began:.0f} s[/]")
+    return 1 if failed else 0

@@ -1,0 +1,1 @@
+"""The Pulumi program: one module per layer, composed in `stacks.estate`."""

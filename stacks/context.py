@@ -1,0 +1,175 @@
+"""What all layers share: configuration, images, secrets, the provider, and what they declare.
+
+This is the only place of the program that reads files and the environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+import yaml
+
+from components.checks import Check, ExpectedPods
+from components.model import Images, SecretRef
+from components.platform.release import Object
+from components.workload import Component
+from configs import versions
+from configs.errors import ConfigError
+from configs.schema import Environment, load, secret_refs
+
+ROOT = Path(__file__).resolve().parent.parent
+MANIFESTS = ROOT / "components" / "manifests"
+IMAGES_VARIABLE = "ESTATE_IMAGES"
+SECRETS_VARIABLE = "ESTATE_SECRETS"
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML as Kubernetes reads it: `=` is a string, not YAML 1.1's value tag."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:value"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def manifest(name: str) -> list[Object]:
+    """The objects of a vendored release manifest, `cert-manager-1.11.5` for one."""
+    text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
+    return [body for body in yaml.load_all(text, Loader=_Loader) if body]
+
+
+@dataclass
+class Context:
+    """The environment of one stack, resolved, and what its layers have declared so far."""
+
+    environment: Environment
+    images: Images
+    stack: str
+    config: pulumi.Config
+    secrets_folder: Path | None
+    checks: list[Check] = field(default_factory=list)
+    expected_pods: list[ExpectedPods] = field(default_factory=list)
+    _secrets: dict[str, pulumi.Output[str]] = field(default_factory=dict)
+
+    def secret(self, ref: SecretRef) -> pulumi.Output[str]:
+        """The value behind a reference as a secret output; each is resolved once.
+
+        Raises ConfigError when the source is missing or empty.
+        """
+        if ref.source not in self._secrets:
+            self._secrets[ref.source] = self._resolve(ref)
+        return self._secrets[ref.source]
+
+    def declare(self, component: Component) -> None:
+        """Take over the checks and expected pods of a component."""
+        self.checks += component.checks
+        self.expected_pods += component.expected_pods
+
+    @functools.cached_property
+    def provider(self) -> k8s.Provider:
+        """The Kubernetes provider: server-side apply, mutable ConfigMaps and Secrets."""
+        cluster = self.environment.cluster
+        return k8s.Provider(
+            "kubernetes",
+            k8s.ProviderArgs(
+                kubeconfig=self.secret(cluster.kubeconfig) if cluster.kubeconfig else None,
+                context=cluster.context,
+                enable_server_side_apply=True,
+                # Names are exact, so a replacement would delete first what pods still mount.
+                enable_config_map_mutable=True,
+                enable_secret_mutable=True,
+                # A stack must be destroyable when its cluster is gone already.
+                delete_unreachable=True,
+                kube_client_settings=k8s.KubeClientSettingsArgs(
+                    qps=cluster.client_qps, burst=cluster.client_burst
+                ),
+            ),
+        )
+
+    def _resolve(self, ref: SecretRef) -> pulumi.Output[str]:
+        if ref.pulumi is not None:
+            value = self.config.get_secret(ref.pulumi)
+            if value is None:
+                raise ConfigError(
+                    f"Pulumi.{self.stack}.yaml: estate:{ref.pulumi}: missing; "
+                    f"pulumi config set --secret {ref.pulumi}"
+                )
+            return value
+        return pulumi.Output.secret(self._read(ref))
+
+    def _read(self, ref: SecretRef) -> str:
+        if ref.env is not None:
+            text = os.environ.get(ref.env, "")
+            if not text:
+                raise ConfigError(f"{ref.env}: this environment variable is empty; export it")
+            return text
+        if self.secrets_folder is None:
+            raise ConfigError(
+                f"secret file {ref.file}: {SECRETS_VARIABLE} names no folder; "
+                "source <(./estate env), or export it"
+            )
+        path = self.secrets_folder / str(ref.file)
+        try:
+            text = path.read_text(encoding="utf-8").rstrip("\n")
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: {error.strerror}; ./estate up makes the rehearsal's secrets"
+            ) from None
+        if not text or "\n" in text:
+            raise ConfigError(f"{path}: one line with the secret is expected")
+        return text
+
+
+def missing_secret_files(environment: Environment, folder: Path) -> list[str]:
+    """Files of secrets that the environment names and the folder lacks, relative to it."""
+    files = {ref.file for _, ref in secret_refs(environment) if ref.file is not None}
+    return sorted(name for name in files if not (folder / name).is_file())
+
+
+def from_pulumi() -> Context:
+    """The context of the running Pulumi program. Raises ConfigError."""
+    config = pulumi.Config("estate")
+    stack = pulumi.get_stack()
+    values = config.get_object("environment")
+    origin = f"configs/Pulumi.{stack}.yaml"
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"{origin}: estate:environment: {values!r} is not allowed: a mapping is required"
+        )
+    environment = load(dict(values), name=origin)
+    return Context(
+        environment=environment,
+        images=_images(environment),
+        stack=stack,
+        config=config,
+        secrets_folder=_folder(os.environ.get(SECRETS_VARIABLE)),
+    )
+
+
+def json_list(items: Iterable[Check | ExpectedPods]) -> list[dict[str, Any]]:
+    """Plain JSON for a stack output."""
+    return [item.json_object() for item in items]
+
+
+def _folder(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+def _images(environment: Environment) -> Images:
+    if environment.images.source == "upstream":
+        return versions.upstream()
+    lock = os.environ.get(IMAGES_VARIABLE)
+    if not lock:
+        raise ConfigError(
+            f"{IMAGES_VARIABLE}: empty, but images.source is rehearsal; "
+            "source <(./estate env), or export the path of images.json"
+        )
+    return versions.rehearsal(Path(lock))

@@ -1,0 +1,108 @@
+"""The data lake layer: Kafka, and PostgreSQL behind Pgpool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pulumi
+
+from components.datalake.cloudnative_pg import MANIFEST, CloudNativePgOperator
+from components.datalake.kafka import Kafka
+from components.datalake.pgpool import Pgpool
+from components.datalake.postgres import Postgres
+from stacks.context import Context, manifest
+from stacks.foundation import Platform
+
+Monitors = Sequence[pulumi.Resource] | None
+"""What monitors depend on (their definitions); None where nothing scrapes."""
+
+
+def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> Kafka | None:
+    """Kafka, where the environment declares it."""
+    config = context.environment.kafka
+    if config is None:
+        return None
+    kafka = Kafka(
+        "kafka",
+        config,
+        namespace=platform.namespaces["datalake"],
+        image=context.images["kafka"],
+        admin_image=context.images["estate_admin"],
+        passwords={user.name: context.secret(user.password) for user in config.users},
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
+    )
+    context.declare(kafka)
+    pulumi.export("kafka", {"bootstrap": kafka.bootstrap})
+    return kafka
+
+
+def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Postgres | None:
+    """The PostgreSQL cluster with its operator, and the pool in front of it."""
+    config = context.environment.postgres
+    if config is None:
+        return None
+    issuer = platform.pki.ready
+    operator = CloudNativePgOperator(
+        "cloudnative-pg",
+        context.environment.cloudnative_pg,
+        namespace=platform.namespaces["platform"],
+        image=context.images["cnpg_operator"],
+        objects=manifest(MANIFEST),
+        issuer=issuer,
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    passwords = {role.name: context.secret(role.password) for role in (config.owner, *config.roles)}
+    postgres = Postgres(
+        "postgres",
+        config,
+        namespace=platform.namespaces["datalake"],
+        image=context.images["postgresql"],
+        passwords=passwords,
+        operator=operator.ready,
+        issuer=issuer,
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    for component in (operator, postgres):
+        context.declare(component)
+    pulumi.export(
+        "postgres",
+        {
+            "write_host": postgres.write_host,
+            "read_host": postgres.read_host,
+            "port": postgres.port,
+            "database": postgres.database,
+        },
+    )
+    if context.environment.pgpool is not None:
+        _deploy_pgpool(context, platform, monitors, postgres, passwords)
+    return postgres
+
+
+def _deploy_pgpool(
+    context: Context,
+    platform: Platform,
+    monitors: Monitors,
+    postgres: Postgres,
+    passwords: dict[str, pulumi.Output[str]],
+) -> None:
+    environment = context.environment
+    assert environment.pgpool is not None
+    assert environment.postgres is not None
+    pgpool = Pgpool(
+        "pgpool",
+        environment.pgpool,
+        postgres=postgres,
+        namespace=platform.namespaces["datalake"],
+        image=context.images["pgpool"],
+        exporter_image=context.images["sql_exporter"] if environment.pgpool.exporter else None,
+        passwords=passwords,
+        owner=environment.postgres.owner.name,
+        issuer=platform.pki.ready,
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(pgpool)
+    pulumi.export("pgpool", {"host": pgpool.host, "port": pgpool.port})

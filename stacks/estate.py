@@ -1,0 +1,33 @@
+"""The program: resolves the environment, composes the layers, exports what they declare."""
+
+from __future__ import annotations
+
+import pulumi
+
+from configs.errors import ConfigError
+from stacks import datalake, foundation, monitoring, realtime
+from stacks.context import Context, from_pulumi, json_list
+
+
+def main() -> None:
+    """Run the program; a configuration problem ends it with one clear message."""
+    try:
+        compose(from_pulumi())
+    except ConfigError as error:
+        raise pulumi.RunError("\n".join(error.lines)) from None
+
+
+def compose(context: Context) -> None:
+    """All layers of one environment. Raises ConfigError when a secret or image is missing."""
+    namespaces = foundation.deploy_namespaces(context)
+    operator = monitoring.deploy_operator(context, namespaces)
+    monitors = operator.definitions if operator is not None else None
+    platform = foundation.deploy(context, namespaces, monitors)
+    # The slowest first: what is created first is also started first.
+    datalake.deploy_postgres(context, platform, monitors)
+    datalake.deploy_kafka(context, platform, monitors)
+    realtime.deploy(context, platform, monitors)
+    if operator is not None:
+        monitoring.deploy(context, platform, operator)
+    pulumi.export("checks", json_list(context.checks))
+    pulumi.export("expected_pods", json_list(context.expected_pods))

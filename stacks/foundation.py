@@ -1,0 +1,67 @@
+"""The platform layer: namespaces, cert-manager, the estate's own certificate authority.
+
+Not named platform.py: Pulumi runs Python in this folder, where that would hide the standard
+library's module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components.platform.cert_manager import CertManager, VendoredRelease
+from components.platform.namespaces import Namespaces
+from components.platform.pki import Pki
+from stacks.context import Context, manifest
+
+NAMESPACES = ("platform", "datalake", "realtime", "monitoring")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What the other layers take: namespaces, and the authority to depend on."""
+
+    namespaces: Mapping[str, pulumi.Output[str]]
+    pki: Pki
+
+
+def deploy_namespaces(context: Context) -> Namespaces:
+    """The namespaces come before everything, operators included."""
+    return Namespaces(
+        "namespaces",
+        context.environment.namespaces,
+        namespaces=NAMESPACES,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+
+
+def deploy(
+    context: Context, namespaces: Namespaces, monitors: Sequence[pulumi.Resource] | None
+) -> Platform:
+    """cert-manager and the authority."""
+    environment = context.environment
+    release = environment.cert_manager.release
+    cert_manager = CertManager(
+        "cert-manager",
+        environment.cert_manager,
+        images=context.images,
+        objects=(
+            manifest(f"cert-manager-{release.version}")
+            if isinstance(release, VendoredRelease)
+            else []
+        ),
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[namespaces]),
+    )
+    pki = Pki(
+        "pki",
+        environment.pki,
+        namespaces=namespaces.names,
+        cert_manager=cert_manager.ready,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    for component in (cert_manager, pki):
+        context.declare(component)
+    return Platform(namespaces=namespaces.names, pki=pki)

@@ -1,0 +1,53 @@
+"""The monitoring layer: the operator's definitions first, Prometheus and Alertmanager last."""
+
+from __future__ import annotations
+
+import pulumi
+
+from components.monitoring.monitoring import Monitoring
+from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
+from components.platform.namespaces import Namespaces
+from stacks.context import Context, manifest
+from stacks.foundation import NAMESPACES, Platform
+
+
+def deploy_operator(context: Context, namespaces: Namespaces) -> PrometheusOperator | None:
+    """The operator, whose definitions every component's monitors depend on."""
+    if context.environment.monitoring is None:
+        return None
+    operator = PrometheusOperator(
+        "prometheus-operator",
+        context.environment.prometheus_operator,
+        namespace=namespaces.names["monitoring"],
+        watched=NAMESPACES,
+        images=context.images,
+        objects=manifest(MANIFEST),
+        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[namespaces]),
+    )
+    context.declare(operator)
+    return operator
+
+
+def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -> Monitoring:
+    """Prometheus and Alertmanager."""
+    config = context.environment.monitoring
+    assert config is not None
+    monitoring = Monitoring(
+        "monitoring",
+        config,
+        namespace=platform.namespaces["monitoring"],
+        watched=NAMESPACES,
+        images=context.images,
+        operator=operator.ready,
+        issuer=platform.pki.ready,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(monitoring)
+    pulumi.export(
+        "monitoring",
+        {
+            "prometheus_url": monitoring.prometheus_url,
+            "alertmanager_url": monitoring.alertmanager_url,
+        },
+    )
+    return monitoring

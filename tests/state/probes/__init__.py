@@ -1,0 +1,166 @@
+"""Probes: how a check's statement is asked of the running estate, by the estate's own protocols.
+
+A probe is a function `(ctx: ProbeContext, **args) -> str` that returns a short detail, or raises
+AssertionError with a clear line. It runs inside the rehearsal's namespaces, where the cluster's
+names resolve. One module per component; `load()` imports them all.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import pkgutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from kubernetes import client, config
+from kubernetes.stream import stream
+
+Probe = Callable[..., str]
+_P = TypeVar("_P", bound=Probe)
+
+PROBES: dict[str, Probe] = {}
+"""Every probe by its name, once `load()` ran."""
+
+TIMEOUT_S = 45.0
+"""A probe that has not answered by then counts as red, whatever its clients still wait for."""
+
+
+def probe(name: str) -> Callable[[_P], _P]:
+    """Register a probe under the name that checks use."""
+
+    def register(function: _P) -> _P:
+        if PROBES.setdefault(name, function) is not function:
+            raise ValueError(f"two probes are called {name!r}: {PROBES[name]}, {function}")
+        return function
+
+    return register
+
+
+def load() -> None:
+    """Import every module of this package, so that PROBES is complete."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):
+            continue
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+class ProbeContext:
+    """What a probe may use: the Kubernetes API, secrets by reference, a folder of its own."""
+
+    def __init__(self, tmp: Path, api: client.ApiClient | None = None) -> None:
+        """`tmp` is an empty folder that goes after the probe; KUBECONFIG leads to the API."""
+        self.tmp = tmp
+        self.api = api if api is not None else config.new_client_from_config()
+        self.core = client.CoreV1Api(self.api)
+        self.apps = client.AppsV1Api(self.api)
+        self.custom = client.CustomObjectsApi(self.api)
+
+    def secret(self, ref: Mapping[str, str]) -> bytes:
+        """The value behind {"namespace", "secret", "key"}; AssertionError when it is missing."""
+        where = f"{ref['namespace']}/{ref['secret']}"
+        try:
+            found = self.core.read_namespaced_secret(ref["secret"], ref["namespace"])
+        except client.ApiException as error:
+            raise AssertionError(f"secret {where}: {error.reason}") from None
+        data = found.data or {}
+        assert ref["key"] in data, f"secret {where} has no key {ref['key']}"
+        return base64.b64decode(data[ref["key"]])
+
+    def exec(
+        self,
+        namespace: str,
+        pod: str,
+        argv: Sequence[str],
+        container: str | None = None,
+        timeout_s: float = 20,
+    ) -> str:
+        """Run a command in a pod; returns its stdout. AssertionError when it fails."""
+        # stream() swaps the client's transport while it runs, so a client of its own for each.
+        core = client.CoreV1Api(config.new_client_from_config())
+        extra = {"container": container} if container else {}
+        try:
+            session = stream(
+                core.connect_get_namespaced_pod_exec,
+                pod,
+                namespace,
+                command=list(argv),
+                stdout=True,
+                stderr=True,
+                stdin=False,
+                tty=False,
+                _preload_content=False,
+                **extra,
+            )
+            session.run_forever(timeout=timeout_s)
+            out, err = session.read_stdout(), session.read_stderr()
+            code = session.returncode
+        except client.ApiException as error:
+            raise AssertionError(f"exec in {namespace}/{pod}: {error.reason}") from None
+        assert code is not None, f"{argv[0]} in {namespace}/{pod}: no answer in {timeout_s:.0f} s"
+        last = (err or out).strip().splitlines()[-1:] or ["no output"]
+        assert code == 0, f"{argv[0]} in {namespace}/{pod}: exit code {code}: {last[0]}"
+        return str(out)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check's answer: `ok`, one line of detail, milliseconds of the last try."""
+
+    id: str
+    ok: bool
+    detail: str
+    ms: int
+
+    def json_object(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def run_check(
+    check: Mapping[str, Any],
+    folder: Path,
+    api: client.ApiClient | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Result:
+    """Ask one check once; never raises, a probe that hangs is left behind and counts as red."""
+    answer: list[tuple[bool, str]] = []
+    began = time.monotonic()
+    target = threading.Thread(
+        target=lambda: answer.append(_ask(check, folder, api)), daemon=True, name=check["id"]
+    )
+    target.start()
+    target.join(timeout_s)
+    ok, detail = answer[0] if answer else (False, f"no answer within {timeout_s:.0f} s")
+    return Result(check["id"], ok, detail, round((time.monotonic() - began) * 1000))
+
+
+def _ask(check: Mapping[str, Any], folder: Path, api: client.ApiClient | None) -> tuple[bool, str]:
+    name = check["probe"]
+    if name not in PROBES:
+        return False, f"no probe is called {name!r} in tests/state/probes"
+    try:
+        with TemporaryDirectory(dir=folder, prefix="probe-", ignore_cleanup_errors=True) as tmp:
+            return True, one_line(PROBES[name](ProbeContext(Path(tmp), api), **check["args"]))
+    except AssertionError as error:
+        return False, one_line(error) or "assertion without a message"
+    except Exception as error:  # whatever a client library raises is an answer too: red
+        return False, one_line(f"{type(error).__name__}: {error}")
+
+
+def one_line(value: object) -> str:
+    """Text folded to one line of at most 240 characters."""
+    words = " ".join(str(value).split())
+    return words if len(words) <= 240 else words[:237] + "..."
+
+
+def read_checks(file: Path) -> list[dict[str, Any]]:
+    """The checks that `estate verify` wrote for the tests."""
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,207 @@
+"""Probes of PostgreSQL and the pool in front of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tests.state.probes import ProbeContext, probe
+
+TABLE = "estate_verify"
+READ_WAIT_S = 10.0
+"""A standby applies a row within milliseconds; this bounds the wait of a loaded machine."""
+
+Secret = Mapping[str, Any]
+
+
+def _session(
+    ctx: ProbeContext, ca: Secret, *, verify: str | None = None, **options: Any
+) -> psycopg.Connection[Any]:
+    """A TLS session whose server must prove `verify` (default: the host) by the estate's CA."""
+    options.setdefault("connect_timeout", 5)
+    if verify is not None:
+        # libpq checks the certificate against `host` and connects to `hostaddr`.
+        options["hostaddr"], options["host"] = options["host"], verify
+    return psycopg.connect(
+        autocommit=True,
+        sslmode="verify-full",
+        sslrootcert=str(_ca_file(ctx, ca)),
+        prepare_threshold=None,
+        options="-c statement_timeout=10000",
+        **options,
+    )
+
+
+def _ca_file(ctx: ProbeContext, ca: Secret) -> Path:
+    path = ctx.tmp / f"ca-{ca['namespace']}-{ca['secret']}.crt"
+    path.write_bytes(ctx.secret(ca))
+    return path
+
+
+@probe("postgres_write")
+def postgres_write(
+    ctx: ProbeContext,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    user: str,
+    password: Secret,
+    ca: Secret,
+    read_host: str,
+    read_port: int,
+) -> str:
+    """Write a row through the pool and read it from a standby, which must say that it is one."""
+    secret = ctx.secret(password).decode()
+    login = {"dbname": database, "user": user, "password": secret}
+    token = uuid.uuid4().hex
+    with _session(ctx, ca, host=host, port=port, **login) as pool:
+        pool.execute(
+            sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {} (token text PRIMARY KEY, at timestamptz "
+                "NOT NULL DEFAULT now())"
+            ).format(sql.Identifier(TABLE))
+        )
+        pool.execute(
+            sql.SQL("DELETE FROM {} WHERE at < now() - interval '1 day'").format(
+                sql.Identifier(TABLE)
+            )
+        )
+        started = time.monotonic()
+        pool.execute(
+            sql.SQL("INSERT INTO {} (token) VALUES (%s)").format(sql.Identifier(TABLE)), (token,)
+        )
+    written_ms = (time.monotonic() - started) * 1000
+    with _session(ctx, ca, host=read_host, port=read_port, **login) as standby:
+        row = standby.execute("SELECT pg_is_in_recovery()").fetchone()
+        assert row is not None and row[0] is True, f"{read_host} answers from a primary"
+        select = sql.SQL("SELECT 1 FROM {} WHERE token = %s").format(sql.Identifier(TABLE))
+        deadline = time.monotonic() + READ_WAIT_S
+        while standby.execute(select, (token,)).fetchone() is None:
+            assert time.monotonic() < deadline, (
+                f"row written through {host} is not on a standby after {READ_WAIT_S:.0f} s"
+            )
+            time.sleep(0.05)
+    read_ms = (time.monotonic() - started) * 1000
+    return f"acknowledged in {written_ms:.0f} ms, on a standby in {read_ms:.0f} ms"
+
+
+@probe("postgres_refuses")
+def postgres_refuses(
+    ctx: ProbeContext,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    user: str,
+    password: Secret,
+    ca: Secret,
+) -> str:
+    """A wrong password, and the right one without TLS, must be refused by the server itself."""
+    secret = ctx.secret(password).decode()
+    login: dict[str, Any] = {"host": host, "port": port, "dbname": database, "user": user}
+    # The right password first: a server that is down must not look like one that refuses.
+    with _session(ctx, ca, password=secret, **login) as session:
+        session.execute("SELECT 1")
+    refusal = ""
+    try:
+        _session(ctx, ca, password=f"{secret}x", **login).close()
+    except psycopg.OperationalError as error:
+        refusal = str(error)
+    assert refusal, f"{host} let {user} in with a wrong password"
+    assert "authentication failed" in refusal, f"refused for another reason: {refusal.strip()}"
+    try:
+        psycopg.connect(sslmode="disable", password=secret, connect_timeout=5, **login).close()
+    except psycopg.OperationalError as error:
+        refusal = str(error)
+    else:
+        raise AssertionError(f"{host} talked to {user} without TLS")
+    assert "SSL off" in refusal or "no encryption" in refusal, (
+        f"without TLS refused for another reason: {refusal.strip()}"
+    )
+    return "wrong password refused, TLS required"
+
+
+@probe("postgres_synchronous")
+def postgres_synchronous(
+    ctx: ProbeContext,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    user: str,
+    password: Secret,
+    ca: Secret,
+    minimum: int,
+    standbys: int,
+) -> str:
+    """The primary counts `minimum` streaming standbys as synchronous, and sees all of them."""
+    with _session(
+        ctx,
+        ca,
+        host=host,
+        port=port,
+        dbname=database,
+        user=user,
+        password=ctx.secret(password).decode(),
+    ) as primary:
+        rows = primary.execute(
+            "SELECT application_name, state, sync_state FROM pg_stat_replication "
+            "WHERE state IS NOT NULL ORDER BY 1"
+        ).fetchall()
+    seen = ", ".join(f"{name} {state} {sync}" for name, state, sync in rows) or "none"
+    synchronous = [name for name, state, sync in rows if sync in ("sync", "quorum")]
+    streaming = [name for name, state, _ in rows if state == "streaming"]
+    assert len(set(synchronous) & set(streaming)) >= minimum, (
+        f"{minimum} synchronous standby needed; pg_stat_replication: {seen}"
+    )
+    assert len(streaming) >= standbys, f"{standbys} standbys expected; streaming: {seen}"
+    return seen
+
+
+@probe("pgpool_nodes")
+def pgpool_nodes(
+    ctx: ProbeContext,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    user: str,
+    password: Secret,
+    ca: Secret,
+    namespace: str,
+    selector: str,
+    replicas: int,
+) -> str:
+    """Every replica, asked at its own address, has both backends up and serves a session."""
+    core: Any = ctx.core
+    pods = [
+        pod
+        for pod in core.list_namespaced_pod(namespace, label_selector=selector).items
+        if pod.metadata.deletion_timestamp is None and pod.status.pod_ip
+    ]
+    assert len(pods) == replicas, f"{len(pods)} of {replicas} replicas of {selector} exist"
+    for pod in pods:
+        with _session(
+            ctx,
+            ca,
+            verify=host,
+            host=pod.status.pod_ip,
+            port=port,
+            dbname=database,
+            user=user,
+            password=ctx.secret(password).decode(),
+        ) as session:
+            cursor = session.execute("SHOW POOL_NODES")
+            columns = [column.name for column in cursor.description or []]
+            nodes = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+            session.execute("SELECT 1")
+        found = {node["role"]: node["status"] for node in nodes}
+        assert found == {"primary": "up", "standby": "up"}, f"{pod.metadata.name}: {found}"
+    return f"{replicas} replicas, primary and standbys up"

@@ -1,0 +1,166 @@
+"""What runs in the estate's containers, as seen from inside them (testinfra over kubectl exec).
+
+One container of each kind is asked: the replicas of a workload have one template.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import testinfra
+from kubernetes import client, config
+
+# One shell per container, because each exec costs the API server and the node some work. Only
+# builtins and what /proc gives: small images have neither ps nor ss nor stat.
+_PROCESSES = """
+for status in /proc/[0-9]*/status; do
+  uid=; name=
+  while read -r key value rest; do
+    case "$key" in Name:) name=$value;; Uid:) uid=$value; break;; esac
+  done 2>/dev/null < "$status" && [ -n "$uid" ] && echo "process $uid $name"
+done
+for file in /proc/net/tcp /proc/net/tcp6; do
+  while read -r slot local remote state rest; do
+    [ "$state" = 0A ] && echo "listen $local"
+  done 2>/dev/null < "$file"
+done
+"""
+_FILES = """
+for file in {mount}/*; do [ -f "$file" ] && [ -w "$file" ] && echo "writable $file"; done
+command -v stat >/dev/null && stat -L -c 'mode %a %n' {mount}/* 2>/dev/null
+"""
+_LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+
+
+@dataclass(frozen=True)
+class Container:
+    """What one container said: (uid, name) of processes, ports, (mode, file) of secrets."""
+
+    where: str
+    asked: bool
+    processes: Sequence[tuple[int, str]]
+    ports: frozenset[int]
+    declared_ports: frozenset[int]
+    modes: Sequence[tuple[int, str]]
+    writable: Sequence[str]
+    runtime_uid: int | None
+
+
+def _secret_mounts(pod: client.V1Pod, container: client.V1Container) -> list[str]:
+    """Where a container sees Secrets; the service account's token is the API server's affair."""
+
+    def secret(volume: client.V1Volume) -> bool:
+        sources = volume.projected.sources if volume.projected else []
+        return volume.secret is not None or any(source.secret for source in sources or [])
+
+    names = {volume.name for volume in pod.spec.volumes or [] if secret(volume)}
+    mounts = container.volume_mounts or []
+    return [mount.mount_path for mount in mounts if mount.name in names and not mount.sub_path]
+
+
+def _ask(pod: client.V1Pod, container: client.V1Container) -> Container:
+    space, name = pod.metadata.namespace, pod.metadata.name
+    host = testinfra.get_host(f"kubectl://{name}?namespace={space}&container={container.name}")
+    script = _PROCESSES
+    for mount in _secret_mounts(pod, container):
+        script += _FILES.format(mount=shlex.quote(mount))
+    answer = host.run(script + "\ntrue")
+    lines = [line.split(" ", 2) for line in answer.stdout.splitlines()]
+    sockets = [line[1].split(":") for line in lines if line[0] == "listen"]
+    # Containers of a pod share its network: what one listens on, all of them see.
+    ports = [
+        port.container_port
+        for one in [*pod.spec.containers, *(pod.spec.init_containers or [])]
+        for port in one.ports or []
+    ]
+    return Container(
+        where=f"{space}/{name}/{container.name}",
+        asked=answer.rc == 0,
+        processes=[(int(line[1]), line[2]) for line in lines if line[0] == "process"],
+        ports=frozenset(int(port, 16) for address, port in sockets if address not in _LOOPBACK),
+        declared_ports=frozenset(ports),
+        modes=[(int(line[1], 8), line[2]) for line in lines if line[0] == "mode"],
+        writable=[" ".join(line[1:]) for line in lines if line[0] == "writable"],
+        runtime_uid=_runtime_uid(pod, container.name),
+    )
+
+
+def _runtime_uid(pod: client.V1Pod, name: str) -> int | None:
+    """The user that the container runtime reports (KEP-3619)."""
+    for status in pod.status.container_statuses or []:
+        if status.name == name and status.user is not None and status.user.linux is not None:
+            return int(status.user.linux.uid)
+    return None
+
+
+@pytest.fixture(scope="module")
+def containers() -> list[Container]:
+    core = client.CoreV1Api(config.new_client_from_config())
+    estate = "app.kubernetes.io/part-of=estate"
+    chosen: dict[tuple[str, ...], tuple[client.V1Pod, client.V1Container]] = {}
+    for space in core.list_namespace(label_selector=estate).items:
+        for pod in core.list_namespaced_pod(space.metadata.name).items:
+            owners = pod.metadata.owner_references or [pod.metadata]
+            running = {s.name for s in pod.status.container_statuses or [] if s.state.running}
+            for container in pod.spec.containers:
+                if container.name in running:
+                    key = (pod.metadata.namespace, owners[0].name, container.name)
+                    chosen.setdefault(key, (pod, container))
+    with ThreadPoolExecutor(6) as pool:
+        return list(pool.map(lambda pair: _ask(*pair), chosen.values()))
+
+
+@pytest.mark.row("host.non-root", "no process of the estate's pods runs as root")
+def test_processes_are_not_root(
+    containers: list[Container], record_property: Callable[[str, object], None]
+) -> None:
+    root, count, unasked = [], 0, 0
+    for one in containers:
+        uids = [(uid, name) for uid, name in one.processes]
+        if not one.asked:  # no shell in the image: then the container runtime's word
+            unasked += 1
+            uids = [(one.runtime_uid, "main process")] if one.runtime_uid is not None else []
+        count += len(uids)
+        root += [f"{one.where}: {name}" for uid, name in uids if uid == 0]
+    record_property(
+        "detail", f"{count} processes in {len(containers)} containers, {unasked} without a shell"
+    )
+    _none(root, "as root")
+    assert count >= len(containers) > 0, "not every container could be asked"
+
+
+@pytest.mark.row("host.secret-files", "no process can change its secrets' files, nobody else reads")
+def test_secret_files(
+    containers: list[Container], record_property: Callable[[str, object], None]
+) -> None:
+    bad, count = [], 0
+    for one in containers:
+        count += len(one.modes)
+        bad += [f"{one.where}: {file} can be written" for file in one.writable]
+        bad += [f"{one.where}: {file} is {mode:o}" for mode, file in one.modes if mode & 0o022]
+    record_property("detail", f"{count} files")
+    _none(bad, "open")
+
+
+@pytest.mark.row("host.sockets", "only declared ports are open to other pods")
+def test_sockets(
+    containers: list[Container], record_property: Callable[[str, object], None]
+) -> None:
+    bad = {
+        f"{one.where.rpartition('/')[0]}: port {port}"
+        for one in containers
+        for port in one.ports - one.declared_ports
+    }
+    ports = {(one.where.rpartition("/")[0], port) for one in containers for port in one.ports}
+    record_property("detail", f"{len(ports)} open ports")
+    _none(sorted(bad), "undeclared")
+    assert ports, "no container said what it listens on"
+
+
+def _none(bad: Sequence[str], what: str) -> None:
+    if bad:
+        pytest.fail(f"{what}: " + ", ".join(bad), pytrace=False)
