@@ -64,7 +64,11 @@ class Access:
     # -- clients -----------------------------------------------------------------------------
 
     def mqtt_client(self, user: str, client_id: str, **options: Any) -> mqtt.Client:
-        """An MQTT 5 client with TLS and the user's password; not yet connected."""
+        """An MQTT 5 client with TLS and the user's password; not yet connected.
+
+        It keeps paho's 20 unacknowledged messages: Mosquitto announces the same number as its
+        Receive Maximum, which paho does not read, and ends connections that exceed it.
+        """
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -88,7 +92,11 @@ class Access:
             "ssl.ca.pem": self.ca,
             "client.id": f"estate-{user}",
             "reconnect.backoff.max.ms": 1000,
-            **{key.replace("_", "."): value for key, value in extra.items()},
+            **{
+                # Callbacks belong to the Python client, which names them as Python does.
+                key if key.endswith("_cb") else key.replace("_", "."): value
+                for key, value in extra.items()
+            },
         }
 
     def dsn(self, folder: Path, *, direct: bool = False) -> str:

@@ -56,7 +56,7 @@ def _replay(rehearsal: Rehearsal, messages: int, rate: float) -> dict[str, Any]:
     with (
         Clients(
             rehearsal, "rehearsal.demo_clients", access.of(rehearsal), specification
-        ) as clients,
+        ) as process,
         console.bars() as bars,
     ):
         tasks = {
@@ -67,7 +67,7 @@ def _replay(rehearsal: Rehearsal, messages: int, rate: float) -> dict[str, Any]:
                 ("stored", "in PostgreSQL"),
             )
         }
-        while (event := clients.event(_SILENCE_S)) is not None:
+        while (event := process.event(_SILENCE_S)) is not None:
             if event["event"] == "result":
                 return event
             for key, task in tasks.items():

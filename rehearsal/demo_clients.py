@@ -96,7 +96,6 @@ class Devices:
 
     def _client(self, access: Access, name: str) -> mqtt.Client:
         client: mqtt.Client = access.mqtt_client("device", f"{name}-{self._run}")
-        client.max_inflight_messages_set(100)
         client.on_publish = self._acknowledge
         client.on_connect = self._connected
         client.connect_async(access.mqtt_host, access.mqtt_port, keepalive=10)

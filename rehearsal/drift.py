@@ -76,11 +76,12 @@ def find(api: Api, objects: Sequence[Declared]) -> list[Drift]:
     for item in objects:
         kinds[item.body["apiVersion"], item.body["kind"]].append(item)
     with ThreadPoolExecutor(8) as pool:
-        groups = pool.map(lambda kind: _of_kind(api, *kind, kinds[kind]), kinds)
+        groups = pool.map(lambda kind: _of_kind(api, kind, kinds[kind]), kinds)
         return sorted((drift for group in groups for drift in group), key=lambda drift: drift.where)
 
 
-def _of_kind(api: Api, api_version: str, kind: str, objects: Sequence[Declared]) -> list[Drift]:
+def _of_kind(api: Api, kind_of: tuple[str, str], objects: Sequence[Declared]) -> list[Drift]:
+    api_version, kind = kind_of
     if len(objects) == 1 and objects[0].body["metadata"].get("namespace"):
         # One object: a list over all namespaces could bring thousands.
         found = api.get(api.path_of(objects[0].body))

@@ -179,7 +179,7 @@ class Probes:
         for future in left.values():
             future.set_exception(EstateError("probes", "their process ended", "see ./estate logs"))
 
-    def ask(self, check: Check, timeout_s: float = 15) -> Answer:
+    def ask(self, check: Check, timeout_s: float = 25) -> Answer:
         """Ask one check once; a probe that hangs longer than the time-out is red."""
         future: Future[Answer] = Future()
         assert self._process.stdin is not None

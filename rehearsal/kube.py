@@ -23,6 +23,7 @@ from rehearsal.errors import EstateError
 Object = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+_GRACE_S = 5  # enough to end in order; programs that ignore SIGTERM are not waited for
 
 
 class ApiError(Exception):
@@ -143,7 +144,8 @@ class Api:
     def restart(self, namespace: str, selector: str) -> None:
         """Delete the pods that a label selector names; their controller makes new ones."""
         path = self.path("v1", "Pod", namespace)
-        self.request("DELETE", path, query={"labelSelector": selector})
+        query = {"labelSelector": selector, "gracePeriodSeconds": str(_GRACE_S)}
+        self.request("DELETE", path, query=query)
 
     def pods_ready(self, namespace: str, selector: str, not_before: float) -> bool:
         """Whether pods of a selector exist, all made after `not_before` (Unix time) and Ready."""

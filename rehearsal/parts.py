@@ -34,7 +34,7 @@ PARTS = (
     Part("Kafka", "real", "simulated", "three KRaft brokers of 4.4.0 from Maven, without an operator"),
     Part("PostgreSQL HA", "real", "declared", "CloudNativePG 1.30 with Debian's PostgreSQL 15, three instances"),
     Part("Pgpool", "real", "simulated", "Debian's 4.3.5, two replicas, its own failover off"),
-    Part("Prometheus and Alertmanager", "real", "declared", "prometheus-operator 0.93.1 with Debian's 2.42 and 0.25"),
+    Part("Prometheus and Alertmanager", "real", "declared", "prometheus-operator 0.93.1, Prometheus 3.13 from its Go module, Debian's Alertmanager 0.25"),
 )  # fmt: skip
 
 

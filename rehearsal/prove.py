@@ -14,13 +14,14 @@ from typing import Any
 from rehearsal import console, drift, journal
 from rehearsal.errors import EstateError
 from rehearsal.inside import Answer, Check, Probes
-from rehearsal.kube import Api, ApiError
+from rehearsal.kube import Api, ApiError, Object
 from rehearsal.rehearsal import Rehearsal
 
 RED_S, GREEN_S = 90.0, 240.0
 """How long a check may take to notice the fault, and to be green after its end."""
 
 _PODS_S = 60.0  # for pods that were restarted with the fault to be there again, broken or not
+_RESTORE_S = 30.0
 # What observes everything turns red with everything: it is proven when nothing else is broken.
 _OBSERVERS = ("monitoring",)
 
@@ -145,23 +146,36 @@ class _Subject:
         live = {"apiVersion": target["api_version"], "kind": target["kind"], **live}
         entry = journal.restoring(live, self._fault["patch"], self._fault["restart"])
         self._notes.add(self._id, entry)
+        broken = time.monotonic()
         try:
             self._api.merge(path, self._fault["patch"])
             if selector := self._fault["restart"]:
                 self._restarted(lambda: self._api.restart(target["namespace"], selector))
-            red, red_s = self._until(False, RED_S)
+            red, since = self._until(False, RED_S)
+            red_s = since - broken
         finally:
             began = time.monotonic()
-            self._restarted(lambda: journal.restore(self._api, entry), wait=not self._stop.is_set())
+            self._restarted(lambda: self._restore(entry), wait=not self._stop.is_set())
             self._notes.drop(self._id)
-        after, _ = self._until(True, GREEN_S)
-        green_s = time.monotonic() - began
+        after, since = self._until(True, GREEN_S)
+        green_s = since - began
         if red.ok:
             return Proof(self._id, None, green_s, f"cannot fail: still green, {red.detail}")
         if not after.ok:
             words = f"not green {GREEN_S:.0f} s after the fault's end: {after.detail}"
             return Proof(self._id, red_s, None, words)
         return Proof(self._id, red_s, green_s, red.detail)
+
+    def _restore(self, entry: Object) -> None:
+        """Restore, again if need be: the fault may have hit a webhook that must admit this."""
+        deadline = time.monotonic() + _RESTORE_S
+        while True:
+            try:
+                return journal.restore(self._api, entry)
+            except ApiError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)  # not _pause: an interrupt must not keep it from restoring
 
     def _restarted(self, change: Callable[[], None], *, wait: bool = True) -> None:
         """Do what deletes pods, and wait for the new ones.
@@ -179,19 +193,22 @@ class _Subject:
             self._pause(0.5)
 
     def _until(self, ok: bool, seconds: float) -> tuple[Answer, float]:
-        """Ask until the answer is `ok` twice running; the last answer and when it came first."""
-        began = time.monotonic()
+        """Ask until the answer is `ok`, a red one twice running; the last answer, and since when.
+
+        The time is of the monotonic clock.
+        """
+        deadline = time.monotonic() + seconds
         first: float | None = None
         while True:
             answer = self._probes.ask(self._check)
-            now = time.monotonic() - began
+            now = time.monotonic()
             if answer.ok is not ok:
                 first = None
-            elif first is not None or ok:
-                return answer, now if first is None else first
+            elif ok or first is not None:
+                return answer, first or now
             else:
                 first = now
-            if now > seconds and first is None:
+            if now > deadline and first is None:
                 return answer, now
             self._pause(0.5)
 

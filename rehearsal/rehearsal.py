@@ -261,6 +261,8 @@ class Rehearsal:
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_PYTHON_CMD": sys.executable,
+            # A killed `up` or a hand leaves fields owned by others; the declaration wins here.
+            "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
             "ESTATE_REHEARSAL": self.name,
             "ESTATE_IMAGES": str(folder / "images.json"),
             "ESTATE_SECRETS": str(folder / "secrets"),

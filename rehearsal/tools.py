@@ -45,6 +45,7 @@ class Tool:
     group: str
     memory_gib: float
     ldflags: str = ""
+    tags: str = ""
     embed: Mapping[str, object] = field(default_factory=dict)
     path: Mapping[str, object] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ class Tool:
     def key(self, go_version: str) -> str:
         """The content key of a build: 12 hex digits over everything that decides its bytes."""
         digest = hashlib.sha256()
-        for part in (self.package, self.version, self.ldflags, str(self.embed), go_version):
+        for part in (self.package, self.version, self.ldflags, self.tags, str(self.embed), go_version):
             digest.update(part.encode() + b"\0")
         for file in ("go.mod", "go.sum", "main.go"):
             path = self.folder / file
@@ -258,7 +259,7 @@ def build(tool: Tool, progress: Progress, processes: set[subprocess.Popen[str]])
             root = Path(run(["list", "-m", "-f", "{{.Dir}}", module]).strip())
             for name in tool.embed["files"]:  # type: ignore[attr-defined]
                 shutil.copyfile(root / str(name), source / Path(str(name)).name)
-        stale = run(["list", "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", tool.package])
+        stale = run(["list", "-tags", tool.tags, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", tool.package])
         total = max(1, len(stale.split()))
         done = 0
 
@@ -270,7 +271,7 @@ def build(tool: Tool, progress: Progress, processes: set[subprocess.Popen[str]])
 
         output = Path(scratch) / tool.name
         run(
-            ["build", "-v", "-ldflags", f"-s -w {tool.ldflags}".strip()]
+            ["build", "-v", "-tags", tool.tags, "-ldflags", f"-s -w {tool.ldflags}".strip()]
             + ["-o", str(output), tool.package],
             compiled,
         )

@@ -43,7 +43,7 @@ def run(name: str, prove: bool, only: list[str], as_json: bool, settle: float = 
     checks = Pulumi(rehearsal).outputs().get("checks")
     if checks is None:
         raise EstateError(
-            f"rehearsal {name}", "the estate was never brought up on it", "run: ./estate up"
+            f"rehearsal {name}", "the estate has not come up on it yet", "run: ./estate up"
         )
     chosen = _choose(checks, only)
     dead = _dead(rehearsal)

@@ -208,8 +208,8 @@ def bindings(users: list[dict[str, Any]]) -> set[AclBinding]:
     }
 
 
-def reconcile_acls(client: AdminClient, users: list[dict[str, Any]]) -> None:
-    """Exactly the declared ACLs; what is new first, so that nobody loses a right in between."""
+def existing_acls(client: AdminClient) -> set[AclBinding]:
+    """Every ACL that the cluster has."""
     any_text = cast(str, None)  # None is "any" here, though the types say str
     everything = AclBindingFilter(
         ResourceType.ANY,
@@ -220,7 +220,12 @@ def reconcile_acls(client: AdminClient, users: list[dict[str, Any]]) -> None:
         AclOperation.ANY,
         AclPermissionType.ANY,
     )
-    existing = set(client.describe_acls(everything).result(TIMEOUT_S))
+    return set(client.describe_acls(everything).result(TIMEOUT_S))
+
+
+def reconcile_acls(client: AdminClient, users: list[dict[str, Any]]) -> None:
+    """Exactly the declared ACLs; what is new first, so that nobody loses a right in between."""
+    existing = existing_acls(client)
     wanted = bindings(users)
     if wanted - existing:
         _done(client.create_acls(sorted(wanted - existing, key=str)), lambda acl: f"added {acl}")

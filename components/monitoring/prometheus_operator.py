@@ -226,7 +226,8 @@ def _harden(
         f"--config-reloader-cpu-limit={reloader['limits'].get('cpu', '0')}",
         f"--config-reloader-memory-request={reloader['requests']['memory']}",
         f"--config-reloader-memory-limit={reloader['limits']['memory']}",
-        "--enable-config-reloader-probes=true",
+        # 0.93.1 probes the reloader by plain HTTP also where its port speaks TLS.
+        "--enable-config-reloader-probes=false",
         # Without these it lists Secrets of the whole cluster; see `roles`.
         f"--namespaces={','.join(sorted({*watched, NAMESPACE}))}",
         f"--prometheus-instance-namespaces={NAMESPACE}",

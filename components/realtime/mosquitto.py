@@ -232,6 +232,9 @@ class Mosquitto(Component):
                         k8s.core.v1.EnvVarArgs(
                             name="MQTT2PROM_MQTT_PASSWORD", value="/exporter/user/password"
                         ),
+                        # Its `ca_cert` counts only beside a client certificate (0.1.7), so the
+                        # estate's CA takes the place of the system's.
+                        k8s.core.v1.EnvVarArgs(name="SSL_CERT_FILE", value="/exporter/tls/ca.crt"),
                     ],
                     ports=[
                         k8s.core.v1.ContainerPortArgs(name="metrics", container_port=METRICS_PORT)

@@ -154,7 +154,6 @@ def exporter_config(user: str, service: str) -> str:
                 # By the service's name, because that is what the certificate says.
                 "server": f"ssl://{service}:{PORT}",
                 "user": user,
-                "ca_cert": "/exporter/tls/ca.crt",
                 "client_id": "estate-exporter",
                 "topic_path": "$SYS/broker/#",
                 "device_id_regex": r"\$SYS/(?P<deviceid>broker)/.*",

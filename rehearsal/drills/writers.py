@@ -233,7 +233,7 @@ class KafkaWriter(threading.Thread):
                 self.record.error(error.str())
 
         lanes = len(self._start)
-        while not self._asked.is_set():
+        while not self._asked.wait(0.01):
             number = self.record.attempts
             try:
                 self._producer.produce(
@@ -245,7 +245,7 @@ class KafkaWriter(threading.Thread):
                 self.record.attempts += 1
             except BufferError:
                 pass
-            self._producer.poll(0.01)
+            self._producer.poll(0)
 
     def stop(self) -> dict[str, Any]:
         """Wait for the acknowledgements of all that was produced, then consume it."""
@@ -284,7 +284,6 @@ class MqttWriter(threading.Thread):
         self._address = (access.mqtt_host, access.mqtt_port)
         self._topic = f"sensors/drill-{run}/number"
         self._publisher: mqtt.Client = access.mqtt_client("device", f"drill-{run}-device")
-        self._publisher.max_inflight_messages_set(50)
         self._publisher.on_publish = self._acknowledge
         self._subscriber: mqtt.Client = access.mqtt_client("bridge", f"drill-{run}-reader")
         self._subscriber.on_message = self._message

@@ -53,7 +53,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         properties = dict(report.user_properties)
         detail = str(properties.get("detail", ""))
         if report.failed and call.excinfo is not None:
-            words = one_line(call.excinfo.value)
+            # After the first line come pytest's own words about the operands of an assert.
+            words = one_line((str(call.excinfo.value) or "no message").splitlines()[0])
             known = isinstance(call.excinfo.value, AssertionError | pytest.fail.Exception)
             detail = words if known else f"{call.excinfo.typename}: {words}"
         elif report.skipped and call.excinfo is not None:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes import config
 
-from tests.state.probes import Result, load, read_checks, run_check
+from tests.state.probes import Result, api_client, load, read_checks, run_check
 
 CHECKS = read_checks(Path(os.environ["ESTATE_CHECKS"]))
 SETTLE_S = float(os.environ.get("ESTATE_SETTLE", "0"))
@@ -27,10 +26,10 @@ class Asking:
     """All checks at once, each tried again until it is green or the time is over."""
 
     def __init__(self, checks: list[dict[str, Any]], folder: Path) -> None:
-        self._api = config.new_client_from_config()
+        self._api = api_client()
         self._folder = folder
         self._deadline = time.monotonic() + SETTLE_S
-        self._red = {check["id"]: "not asked yet" for check in checks}
+        self._red = {check["id"]: "no answer yet" for check in checks}
         self._changed = threading.Lock()
         self.answers: dict[str, Future[Result]] = {check["id"]: Future() for check in checks}
         self._todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

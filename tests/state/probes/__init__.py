@@ -51,13 +51,20 @@ def load() -> None:
         importlib.import_module(f"{__name__}.{module.name}")
 
 
+def api_client() -> client.ApiClient:
+    """A client of the API that KUBECONFIG leads to."""
+    made = config.new_client_from_config()  # type: ignore[no-untyped-call]
+    assert isinstance(made, client.ApiClient)
+    return made
+
+
 class ProbeContext:
     """What a probe may use: the Kubernetes API, secrets by reference, a folder of its own."""
 
     def __init__(self, tmp: Path, api: client.ApiClient | None = None) -> None:
         """`tmp` is an empty folder that goes after the probe; KUBECONFIG leads to the API."""
         self.tmp = tmp
-        self.api = api if api is not None else config.new_client_from_config()
+        self.api = api if api is not None else api_client()
         self.core = client.CoreV1Api(self.api)
         self.apps = client.AppsV1Api(self.api)
         self.custom = client.CustomObjectsApi(self.api)
@@ -83,7 +90,7 @@ class ProbeContext:
     ) -> str:
         """Run a command in a pod; returns its stdout. AssertionError when it fails."""
         # stream() swaps the client's transport while it runs, so a client of its own for each.
-        core = client.CoreV1Api(config.new_client_from_config())
+        core = client.CoreV1Api(api_client())
         extra = {"container": container} if container else {}
         try:
             session = stream(

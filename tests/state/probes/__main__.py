@@ -12,9 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from kubernetes import config
-
-from tests.state.probes import load, run_check
+from tests.state.probes import api_client, load, run_check
 
 
 def main() -> None:
@@ -23,7 +21,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     load()
-    api = config.new_client_from_config()
+    api = api_client()
     folder = Path(os.environ["TMPDIR"])
     writing = threading.Lock()
 

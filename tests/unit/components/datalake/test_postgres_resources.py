@@ -53,8 +53,10 @@ class Recorder(pulumi.runtime.Mocks):
             self.made.append(dict(args.inputs))
         return f"{args.name}-id", dict(args.inputs)
 
-    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
-        return {}
+    def call(
+        self, args: pulumi.runtime.MockCallArgs
+    ) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        return {}, None
 
 
 def plain(value: Any) -> Any:
@@ -73,7 +75,7 @@ class Estate:
         self.raw, self.objects, self.parts = raw, [plain(item) for item in raw], parts
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        found = [
+        found: list[dict[str, Any]] = [
             item
             for item in self.objects
             if item["kind"] == kind and item["metadata"]["name"] == name

@@ -1,0 +1,113 @@
+"""`./estate bench`: rates, latencies and what the estate uses, in one run; ratios where they say
+more than figures of one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rehearsal import access, console, provenance, usage
+from rehearsal.clients import Clients, exclusive
+from rehearsal.drills.harness import is_green, run_up
+from rehearsal.errors import EstateError, UsageError
+from rehearsal.rehearsal import Rehearsal
+
+
+def run(name: str, out: Path | None) -> int:
+    """Measure a green rehearsal; 0 when every figure could be taken."""
+    rehearsal = Rehearsal(name)
+    if rehearsal.required().mode != "node":
+        raise EstateError(
+            "bench",
+            f"rehearsal {name} has simulated nodes only, on which nothing runs",
+            "it needs a real node: see ./estate doctor for what this machine lacks",
+        )
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    with exclusive(rehearsal, "bench"):
+        if not is_green(rehearsal, settle_s=60):
+            raise EstateError(
+                f"rehearsal {name}", "is not green", f"run ./estate up --name {name} first"
+            )
+        console.step("what the idle estate uses")
+        used = usage.by_component(rehearsal)
+        figures = _clients(rehearsal)
+        console.step("second `up`")
+        code, seconds = run_up(rehearsal)
+    if code != 0:
+        raise EstateError(
+            "second up", f"failed ({code})", f"see {rehearsal.folder / 'logs' / 'drill-up.log'}"
+        )
+    figures["second_up"] = {"seconds": seconds}
+    _show(figures, used)
+    if out is not None:
+        document = {
+            "kind": "bench",
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **provenance.facts(),
+            "figures": figures,
+            "usage": {key: vars(value) for key, value in used.items()},
+        }
+        out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _clients(rehearsal: Rehearsal) -> dict[str, Any]:
+    hands = access.of(rehearsal)
+    with Clients(rehearsal, "rehearsal.bench_clients", hands, {}) as process:
+        while (event := process.event(180)) is not None:
+            if event["event"] == "part":
+                console.step(event["part"])
+            if event["event"] == "result":
+                figures = event["figures"]
+                assert isinstance(figures, dict)
+                return figures
+    raise EstateError("bench", "its clients said nothing for 180 s", "see: ./estate logs")
+
+
+def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures as a table: what, and the value with its unit."""
+    kafka, postgres, mosquitto = figures["kafka"], figures["postgres"], figures["mosquitto"]
+    size = kafka["message_bytes"]
+    return [
+        (f"Kafka produce, acks=all, {size} B", f"{kafka['produce_acks_all_per_s']:,.0f}/s"),
+        (f"Kafka produce, acks=1, {size} B", f"{kafka['produce_acks_1_per_s']:,.0f}/s"),
+        ("acks=all against acks=1", f"x {kafka['produce_acks_all_to_1']:.2f}"),
+        (f"Kafka consume, {size} B", f"{kafka['consume_per_s']:,.0f}/s"),
+        ("PostgreSQL write, direct, p50 / p99", _pair(postgres, "direct")),
+        ("PostgreSQL write, through Pgpool, p50 / p99", _pair(postgres, "pool")),
+        ("Pgpool against direct, p50", f"x {postgres['pool_to_direct_p50']:.2f}"),
+        (
+            "PostgreSQL connect, direct / through Pgpool",
+            f"{postgres['connect_direct_ms']:.1f} / {postgres['connect_pool_ms']:.1f} ms",
+        ),
+        (
+            f"MQTT publish, TLS, QoS 1, {mosquitto['payload_bytes']} B, one client",
+            f"{mosquitto['publish_qos1_tls_per_s']:,.0f}/s",
+        ),
+        ("second `up`", f"{figures['second_up']['seconds']:.1f} s"),
+    ]
+
+
+def _pair(postgres: dict[str, float], way: str) -> str:
+    return f"{postgres[f'{way}_p50_ms']:.2f} / {postgres[f'{way}_p99_ms']:.2f} ms"
+
+
+def _show(figures: dict[str, Any], used: dict[str, usage.Usage]) -> None:
+    console.table("Bench", ("what", "figure"), rows(figures))
+    ordered = sorted(used.items(), key=lambda item: -item[1].memory_mib)
+    total = usage.Usage(
+        sum(value.memory_mib for value in used.values()),
+        sum(value.cpu_cores for value in used.values()),
+    )
+    console.table(
+        "What it uses",
+        ("component", "memory MiB", "CPU cores"),
+        [
+            (key, f"{value.memory_mib:.0f}", f"{value.cpu_cores:.3f}")
+            for key, value in [*ordered, ("all", total)]
+        ],
+    )

@@ -1,0 +1,121 @@
+"""`./estate drill`: break something for real, under writes; measure the outage, count the loss."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rehearsal import console, provenance
+from rehearsal.clients import exclusive
+from rehearsal.drills import kafka_broker, mosquitto, postgres_primary, processes
+from rehearsal.drills.harness import Drill, Result, is_green, perform
+from rehearsal.errors import EstateError, UsageError
+from rehearsal.rehearsal import Rehearsal
+
+DRILLS: dict[str, Drill] = {
+    drill.id: drill
+    for drill in (
+        kafka_broker.DRILL,
+        postgres_primary.DRILL,
+        mosquitto.DRILL,
+        processes.API_SERVER,
+        processes.KUBELET,
+    )
+}
+
+
+def choose(which: Sequence[str]) -> list[Drill]:
+    """The drills named, in the order of the list; `all` names every one. Raises UsageError."""
+    unknown = [name for name in which if name not in (*DRILLS, "all")]
+    if unknown:
+        raise UsageError("drill", unknown[0], f"choose from: {', '.join(DRILLS)}, all")
+    return [drill for drill in DRILLS.values() if drill.id in which or "all" in which]
+
+
+def run(name: str, which: list[str], out: Path | None) -> int:
+    """Run drills one after another, or list them; 0 when every target was met."""
+    chosen = choose(which)
+    if not chosen:
+        console.table(
+            "Drills",
+            ("drill", "what it does", "target"),
+            [
+                (drill.id, drill.title, f"{drill.target_s:.0f} s, 0 lost")
+                for drill in DRILLS.values()
+            ],
+        )
+        console.say("run one: ./estate drill NAME, or all of them: ./estate drill all")
+        return 0
+    rehearsal = Rehearsal(name)
+    if rehearsal.required().mode != "node":
+        raise EstateError(
+            "drill",
+            f"rehearsal {name} has simulated nodes only, on which nothing runs",
+            "it needs a real node: see ./estate doctor for what this machine lacks",
+        )
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    results: list[Result] = []
+    with exclusive(rehearsal, "drill"):
+        if not is_green(rehearsal, settle_s=60):
+            raise EstateError(
+                f"rehearsal {name}", "is not green", f"run ./estate up --name {name} first"
+            )
+        for drill in chosen:
+            console.step(f"drill {drill.id}: {drill.title}")
+            results.append(perform(drill, rehearsal, lambda text: console.say(f"  {text}")))
+            _show(results[-1])
+            if out is not None:
+                _write(out, results)
+            if not results[-1].green:
+                console.warn(f"not green after {drill.id}; the drills after it are left out")
+                break
+    _summary(results)
+    return 0 if len(results) == len(chosen) and all(result.met for result in results) else 1
+
+
+def _show(result: Result) -> None:
+    console.table(
+        f"{result.drill}: {result.broke}",
+        ("writer", "acknowledged", "lost", "longest outage"),
+        [
+            (one.writer, one.acknowledged, one.lost, f"{one.outage_s:.2f} s")
+            for one in result.writers
+        ],
+    )
+    console.table("", ("after", "event"), [(f"{at:.2f} s", what) for at, what in result.timeline])
+    for one in result.writers:
+        if one.lost:
+            console.warn(f"{one.writer} lost: {', '.join(map(str, one.lost_items[:20]))}")
+
+
+def _summary(results: Sequence[Result]) -> None:
+    console.table(
+        "Drills",
+        ("drill", "acknowledged", "lost", "outage", "target", "whole again", "repair", "met"),
+        [
+            (
+                result.drill,
+                result.acknowledged,
+                result.lost,
+                f"{result.outage_s:.2f} s",
+                f"{result.target_s:.0f} s",
+                "never" if result.recovery_s is None else f"{result.recovery_s:.1f} s",
+                result.repair,
+                "yes" if result.met else "no",
+            )
+            for result in results
+        ],
+    )
+
+
+def _write(out: Path, results: Sequence[Result]) -> None:
+    document = {
+        "kind": "drill",
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **provenance.facts(),
+        "drills": [result.json_object() for result in results],
+    }
+    out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,390 @@
+"""What all drills share: writers running, something broken, an outage measured, a repair."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rehearsal import access, paths, verify
+from rehearsal.clients import Clients
+from rehearsal.errors import EstateError
+from rehearsal.kube import Api, ApiError, Object, ready
+from rehearsal.rehearsal import Rehearsal
+
+BEFORE_S = 5.0  # of undisturbed writing
+AFTER_S = 20.0  # of writing after the blow, at least
+LIMIT_S = 240.0  # for the estate to recover by itself
+
+Event = tuple[float, str]
+
+
+@dataclass
+class Scene:
+    """One drill under way. `notes` is what the writers saw, with the monotonic clock's time."""
+
+    rehearsal: Rehearsal
+    api: Api
+    broken_at: float = 0.0
+    notes: list[Event] = field(default_factory=list)
+
+    def pod(self, namespace: str, name: str) -> Object:
+        """A pod. Raises EstateError when it is not there."""
+        found = self.api.get(self.api.path("v1", "Pod", namespace, name))
+        if found is None:
+            raise EstateError(f"pod {namespace}/{name}", "is not there", "run: ./estate up")
+        return found
+
+    def pod_ready_again(self, namespace: str, name: str, before: Object) -> bool:
+        """Whether the pod is Ready, with other containers than `before` had."""
+        now = self.api.get(self.api.path("v1", "Pod", namespace, name))
+        return now is not None and ready(now) and _containers(now) != _containers(before)
+
+    def delete_by_force(self, namespace: str, name: str) -> None:
+        """What `kubectl delete pod --force --grace-period=0` does."""
+        path = self.api.path("v1", "Pod", namespace, name)
+        self.api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
+
+    def kubectl(self, *arguments: str) -> str:
+        """The output of kubectl, empty when it fails."""
+        binary = self.rehearsal.folder / "bin" / "kubectl"
+        done = subprocess.run(
+            [str(binary), *arguments],
+            env=self.rehearsal.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        return done.stdout if done.returncode == 0 else ""
+
+
+@dataclass(frozen=True)
+class Drill:
+    """One drill.
+
+    `strike` breaks something and returns, for the report, what, and a function that says whether
+    it is whole again by itself; None instead of the function means that only `up` repairs it.
+    `observe` returns facts by name; their changes make the timeline. `explain` adds what logs
+    say afterwards, as seconds since the blow.
+    """
+
+    id: str
+    title: str
+    writers: tuple[str, ...]
+    target_s: float
+    strike: Callable[[Scene], tuple[str, Callable[[], bool] | None]]
+    observe: Callable[[Scene], Callable[[], dict[str, str]]] | None = None
+    explain: Callable[[Scene], list[Event]] | None = None
+
+
+@dataclass
+class Written:
+    """What one writer counted. Infinite `outage_s`: nothing was acknowledged any more."""
+
+    writer: str
+    acknowledged: int
+    lost: int
+    outage_s: float
+    errors: dict[str, int]
+    lost_items: list[int]
+
+
+@dataclass
+class Result:
+    """What a drill found; seconds count from the blow, None where it did not come to that."""
+
+    drill: str
+    title: str
+    broke: str
+    acknowledged: int
+    lost: int
+    outage_s: float
+    recovery_s: float | None
+    repair: str
+    target_s: float
+    met: bool
+    green: bool
+    writers: list[Written]
+    timeline: list[Event]
+
+    def json_object(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> Result:
+    """Do one drill and bring the estate back to green. Raises EstateError."""
+    scene = Scene(rehearsal, Api(rehearsal.kubeconfig, timeout_s=5))
+    specification = {"writers": list(drill.writers), "run": time.strftime("%H%M%S")}
+    hands = access.of(rehearsal)
+    with Clients(rehearsal, "rehearsal.drills.writers", hands, specification) as writers:
+        writers.wait_for("ready", 120)
+        say(f"writing to {', '.join(drill.writers)} for {BEFORE_S:.0f} s")
+        _listen(writers, scene, BEFORE_S)
+        look = drill.observe(scene) if drill.observe else None
+        with observer(look) as events:
+            scene.broken_at = time.monotonic()
+            broke, whole = drill.strike(scene)
+            say(f"broke {broke}")
+            if whole is None:
+                _listen(writers, scene, AFTER_S)
+                say("repairing with `up`")
+                repaired, recovered = _repair(rehearsal, writers, scene)
+            else:
+                repaired, recovered = "by itself", _await(whole, writers, scene)
+            _listen(writers, scene, max(2.0, scene.broken_at + AFTER_S - time.monotonic()))
+        writers.send("stop")
+        counted = []
+        for found in _results(writers, drill):
+            counted.append(written(found, scene.broken_at))
+            scene.notes += outage_events(found, scene.broken_at)
+    if drill.explain:
+        with contextlib.suppress(ApiError, EstateError, OSError, subprocess.SubprocessError):
+            scene.notes += drill.explain(scene)
+    say("waiting for green")
+    green = is_green(rehearsal)
+    outage_s = max(one.outage_s for one in counted)
+    lost = sum(one.lost for one in counted)
+    return Result(
+        drill=drill.id,
+        title=drill.title,
+        broke=broke,
+        acknowledged=sum(one.acknowledged for one in counted),
+        lost=lost,
+        outage_s=outage_s,
+        recovery_s=None if recovered is None else round(recovered - scene.broken_at, 2),
+        repair=repaired,
+        target_s=drill.target_s,
+        met=lost == 0 and outage_s <= drill.target_s and recovered is not None and green,
+        green=green,
+        writers=counted,
+        timeline=timeline([*scene.notes, *events], scene.broken_at),
+    )
+
+
+def _listen(writers: Clients, scene: Scene, seconds: float) -> None:
+    """Let time pass; the writers' notes are kept, their failure ends the drill."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        event = writers.event(left)
+        if event is not None and event["event"] == "note":
+            scene.notes.append((event["at"], f"{event['writer']}: {event['text']}"))
+
+
+def _await(whole: Callable[[], bool], writers: Clients, scene: Scene) -> float | None:
+    deadline = scene.broken_at + LIMIT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ApiError):
+            if whole():
+                return time.monotonic()
+        _listen(writers, scene, 0.5)
+    return None
+
+
+def _repair(rehearsal: Rehearsal, writers: Clients, scene: Scene) -> tuple[str, float | None]:
+    code, seconds = 1, 0.0
+
+    def up() -> None:
+        nonlocal code, seconds
+        code, seconds = run_up(rehearsal)
+
+    thread = threading.Thread(target=up, name="up", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        _listen(writers, scene, 0.2)
+    how = f"`up` took {seconds:.1f} s" + ("" if code == 0 else f" and failed ({code})")
+    return how, time.monotonic() if code == 0 else None
+
+
+def run_up(rehearsal: Rehearsal) -> tuple[int, float]:
+    """`./estate up` on the rehearsal, as a person runs it: exit code and seconds."""
+    began = time.monotonic()
+    log = rehearsal.folder / "logs" / "drill-up.log"
+    with log.open("w") as output:
+        code = subprocess.run(
+            [sys.executable, "-P", "-m", "rehearsal.cli", "up", "--name", rehearsal.name],
+            cwd=paths.root(),
+            env={**os.environ, "PYTHONPATH": str(paths.root())},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
+        ).returncode
+    return code, time.monotonic() - began
+
+
+def is_green(rehearsal: Rehearsal, settle_s: float = LIMIT_S) -> bool:
+    """Whether all checks pass within so many seconds; the table goes to a log."""
+    shown, code = io.StringIO(), 1
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        try:
+            code = verify.run(rehearsal.name, prove=False, only=[], as_json=False, settle=settle_s)
+        except EstateError as error:  # a finished drill's figures must not be lost for it
+            print(error)
+    (rehearsal.folder / "logs" / "drill-verify.log").write_text(shown.getvalue())
+    return code == 0
+
+
+def _results(writers: Clients, drill: Drill) -> Iterator[dict[str, Any]]:
+    left = set(drill.writers)
+    while left:
+        event = writers.wait_for("result", 300)
+        left.discard(event["writer"])
+        yield event
+
+
+# -- counting ------------------------------------------------------------------------------------
+
+
+def written(result: dict[str, Any], broken_at: float) -> Written:
+    """What a writer's summary says about the time after the blow."""
+    return Written(
+        writer=result["writer"],
+        acknowledged=result["acknowledged"],
+        lost=result["lost_count"],
+        outage_s=round(longest_gap(result["acks"], broken_at)[0], 2),
+        errors=result["errors"],
+        lost_items=result["lost"],
+    )
+
+
+def longest_gap(acks: Sequence[Sequence[float]], broken_at: float) -> tuple[float, float]:
+    """Longest time without an acknowledgement after the blow, of the worst lane, and its end.
+
+    `acks` are (time, lane). A gap that began before counts from the blow. Infinite when a lane
+    that had been served before was served no more.
+    """
+    lanes: dict[float, list[float]] = defaultdict(list)
+    for at, lane in acks:
+        lanes[lane].append(at)
+    longest = (0.0, broken_at) if lanes else (math.inf, math.inf)
+    for times in lanes.values():
+        after = sorted(at for at in times if at > broken_at)
+        if not after:
+            return math.inf, math.inf
+        starts = [broken_at, *after[:-1]]
+        longest = max(longest, *((end - at, end) for at, end in zip(starts, after, strict=True)))
+    return longest
+
+
+def outage_events(result: dict[str, Any], broken_at: float) -> list[Event]:
+    """The two ends of a writer's longest gap, for the timeline."""
+    seconds, end = longest_gap(result["acks"], broken_at)
+    if seconds < 0.25 or math.isinf(seconds):
+        return []
+    return [
+        (end - seconds, f"{result['writer']}: outage begins"),
+        (end, f"{result['writer']}: outage ends, first acknowledgement after {seconds:.2f} s"),
+    ]
+
+
+def timeline(events: Sequence[Event], broken_at: float) -> list[Event]:
+    """What happened after the blow, in order, as seconds since."""
+    after = [(round(at - broken_at, 2), what) for at, what in events if at > broken_at - 0.5]
+    return sorted(set(after))
+
+
+@contextlib.contextmanager
+def observer(observe: Callable[[], dict[str, str]] | None) -> Iterator[list[Event]]:
+    """Poll `observe` every 0.1 s in a thread; the list gets `(time, "name: value")` per change."""
+    events: list[Event] = []
+    done = threading.Event()
+    look = observe
+
+    def poll() -> None:
+        seen: dict[str, str] = {}
+        while look is not None and not done.wait(0.1):
+            try:
+                found = look()
+            except Exception as error:  # the API may be what is broken
+                found = {"observer": (str(error).splitlines() or [type(error).__name__])[0][:120]}
+            for name, value in found.items():
+                if seen.get(name, value) != value or (name == "observer" and name not in seen):
+                    events.append((time.monotonic(), f"{name}: {value}"))
+                seen[name] = value
+
+    thread = threading.Thread(target=poll, name="drill-observer", daemon=True)
+    thread.start()
+    try:
+        yield events
+    finally:
+        done.set()
+        thread.join(timeout=15)
+
+
+# -- the machine's processes ---------------------------------------------------------------------
+
+
+def _containers(pod: Object) -> set[str]:
+    states = pod.get("status", {}).get("containerStatuses", [])
+    return {str(state.get("containerID")) for state in states}
+
+
+def pod_processes(rehearsal: Rehearsal, pod: Object) -> list[psutil.Process]:
+    """The processes of a pod, by its cgroup below the rehearsal's."""
+    mine, uid = f"/estate-{rehearsal.name}/", str(pod["metadata"]["uid"])
+    found = []
+    for process in psutil.process_iter():
+        try:
+            groups = Path(f"/proc/{process.pid}/cgroup").read_text()
+        except OSError:
+            continue
+        if any(mine in line and uid in line for line in groups.splitlines()):
+            found.append(process)
+    return found
+
+
+def sandbox_process(rehearsal: Rehearsal, name: str) -> psutil.Process:
+    """The process of the control plane or node with this name, and no other rehearsal's.
+
+    Raises EstateError when it does not run.
+    """
+    box = rehearsal.box()
+    init = getattr(box, "init", None)
+    space = _pid_namespace(init) if init is not None else None
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.name()[:15] == name[:15] and space == _pid_namespace(process.pid):
+                words = process.cmdline()
+                if words and Path(words[0]).name == name:
+                    return process
+    raise EstateError(name, "does not run", f"run: ./estate up --name {rehearsal.name}")
+
+
+def _pid_namespace(pid: int) -> int:
+    return Path(f"/proc/{pid}/ns/pid").stat().st_ino
+
+
+def log_times(lines: str, wanted: Sequence[str], offset: float, limit: int = 12) -> list[Event]:
+    """Events from a JSON log: records whose message contains one of the words.
+
+    `offset` is added to a record's time (Unix) to get the monotonic clock's.
+    """
+    found: list[Event] = []
+    for line in lines.splitlines():
+        try:
+            record = json.loads(line)
+            inner = record.get("record") or {}
+            text = str(inner.get("message") or record.get("msg", ""))
+            stamp = str(inner.get("log_time") or record["ts"]).replace(" UTC", "+00:00")
+            at = datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if any(word in text for word in wanted):
+            found.append((at + offset, text[:140]))
+    return found[:limit]

@@ -1,0 +1,47 @@
+"""kill -9 of one broker's Java process while every partition is written with acks=all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rehearsal.drills.harness import Drill, Scene, pod_processes
+from rehearsal.errors import EstateError
+
+_POD = ("datalake", "kafka-1")
+
+
+def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    pod = scene.pod(*_POD)
+    brokers = [
+        process
+        for process in pod_processes(scene.rehearsal, pod)
+        if "kafka.Kafka" in process.cmdline()
+    ]
+    if len(brokers) != 1:
+        raise EstateError(
+            f"pod {_POD[1]}", f"{len(brokers)} Java processes found", "run: ./estate status"
+        )
+    brokers[0].kill()
+
+    def whole() -> bool:
+        seen = [
+            text
+            for at, text in scene.notes
+            if at > scene.broken_at and text.startswith("kafka: in-sync replicas")
+        ]
+        # A broker that was back before it left any in-sync set leaves no note.
+        in_sync = seen[-1].endswith(": 3") if seen else time.monotonic() > scene.broken_at + 15
+        return in_sync and scene.pod_ready_again(*_POD, pod)
+
+    return f"broker {_POD[1]}: kill -9 of its java, process {brokers[0].pid}", whole
+
+
+DRILL = Drill(
+    id="kafka-broker",
+    title="kill -9 of a Kafka broker under acks=all; worst partition's gap",
+    writers=("kafka",),
+    # Session time-out of a broker (6 s, kafka_files.py), election, the client's new metadata.
+    target_s=12.0,
+    strike=_strike,
+)

@@ -1,0 +1,206 @@
+"""A rehearsal's whole life: up, proof, use, faults, repair, down. The tests build on each other.
+
+They need what a real node needs (root, namespaces, cgroups); elsewhere they say so and are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from rehearsal import doctor, paths
+from rehearsal.processes import wait_for
+from tests.state import snapshot
+
+NAME = "test"
+SECOND_UP_S = 15.0
+_POSSIBLE, _REASON = doctor.containers_possible()
+
+pytestmark = pytest.mark.skipif(not _POSSIBLE, reason=f"no real node here: {_REASON}")
+
+
+@dataclass
+class Estate:
+    """The `./estate` command on a state folder of its own."""
+
+    state: Path
+    before: snapshot.Snapshot
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, "ESTATE_STATE": str(self.state)}
+
+    @property
+    def folder(self) -> Path:
+        return self.state / NAME
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [str(paths.root() / "estate"), arguments[0], "--name", NAME, *arguments[1:]]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.variables, text=True, stdout=pipe, stderr=pipe)
+
+    def __call__(
+        self, *arguments: str, code: int = 0, seconds: float = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the rehearsal and expect its exit code."""
+        running = self.start(*arguments)
+        try:
+            out, err = running.communicate(timeout=seconds)
+        finally:
+            running.kill()
+        words = f"estate {' '.join(arguments)} ended with {running.returncode}\n{out}\n{err}"
+        assert running.returncode == code, words
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def kubectl(self, *arguments: str) -> str:
+        command = [str(self.folder / "bin" / "kubectl"), *arguments]
+        variables = {**os.environ, "KUBECONFIG": str(self.folder / "kubeconfig")}
+        return subprocess.run(
+            command, env=variables, check=True, text=True, capture_output=True
+        ).stdout
+
+    def rows(self, *only: str, code: int = 0) -> list[dict[str, Any]]:
+        options = [word for prefix in only for word in ("--only", prefix)]
+        rows: list[dict[str, Any]] = json.loads(
+            self("verify", "--json", *options, code=code).stdout
+        )["rows"]
+        return rows
+
+    def process(self, name: str) -> psutil.Process:
+        """A process of this rehearsal by its program's name."""
+        for process in psutil.process_iter(["name", "cmdline"]):
+            words = " ".join(process.info["cmdline"] or [])
+            if process.info["name"] == name and str(self.folder) in words:
+                return process
+        raise AssertionError(f"{name} does not run")
+
+
+@pytest.fixture(scope="module")
+def estate() -> Iterator[Estate]:
+    # Paths of Unix sockets end at 108 characters, so no folder of pytest's.
+    state = Path(tempfile.mkdtemp(prefix="estate-"))
+    made = Estate(state, snapshot.take(str(state)))
+    try:
+        yield made
+    finally:
+        made.start("down").communicate(timeout=120)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def up(estate: Estate) -> Estate:
+    """The rehearsal, green; every test but the first starts from here."""
+    estate("up", seconds=900)
+    return estate
+
+
+def failed(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['id']}: {row['title']}: {row['detail']}" for row in rows if row["state"] != "passed"
+    ]
+
+
+def test_up_ends_green_and_verify_agrees(up: Estate) -> None:
+    rows = up.rows()
+    assert not failed(rows)
+    components = {row["id"].partition(".")[0] for row in rows}
+    assert {"mosquitto", "kafka", "pgpool", "prometheus", "estate", "host"} <= components
+
+
+def test_second_up_changes_nothing_and_is_quick(up: Estate) -> None:
+    began = time.monotonic()
+    done = up("up")
+    seconds = time.monotonic() - began
+    assert "unchanged" in done.stdout + done.stderr
+    for word in (" created", " updated", " replaced", " deleted"):
+        assert f"{word}\n" not in done.stdout, done.stdout
+    assert seconds < SECOND_UP_S, f"second up took {seconds:.1f} s"
+
+
+def test_preview_of_a_changed_memory_limit_shows_that_change_only(
+    up: Estate, tmp_path: Path
+) -> None:
+    document = yaml.safe_load((paths.root() / "configs" / "Pulumi.local.yaml").read_text())
+    resources = document["config"]["estate:environment"]["mosquitto"].setdefault("resources", {})
+    resources["memory_limit_mib"] = 333
+    changed = tmp_path / "Pulumi.local.yaml"
+    changed.write_text(yaml.safe_dump(document))
+    done = up("preview", "--json", "--diff", "--config-file", str(changed))
+    steps = json.loads(done.stdout)["steps"]
+    different = [step for step in steps if step["op"] not in ("same", "read")]
+    assert [step["op"] for step in different] == ["update"], different
+    assert "StatefulSet::mosquitto" in different[0]["urn"]
+    assert all("resources.limits.memory" in path for path in different[0]["detailedDiff"])
+
+
+def test_what_is_changed_or_deleted_by_hand_is_named(up: Estate) -> None:
+    budget = json.loads(up.kubectl("get", "pdb", "-A", "-o", "json"))["items"][0]["metadata"]
+    where = f"{budget['namespace']}/{budget['name']}"
+    saved = up.kubectl("get", "pdb", "-n", budget["namespace"], budget["name"], "-o", "yaml")
+    up.kubectl("scale", "-n", "datalake", "deployment/pgpool", "--replicas=3")
+    up.kubectl("delete", "pdb", "-n", budget["namespace"], budget["name"])
+    try:
+        titles = {row["title"]: row["detail"] for row in up.rows("estate.", code=1)}
+    finally:
+        up.kubectl("scale", "-n", "datalake", "deployment/pgpool", "--replicas=2")
+        file = up.state / "budget.yaml"
+        file.write_text(saved)
+        up.kubectl("create", "-f", str(file))
+    assert "spec.replicas is 3, declared 2" in titles["Deployment datalake/pgpool"]
+    assert titles[f"PodDisruptionBudget {where}"] == "deleted by hand"
+    assert not failed(up.rows("estate."))
+
+
+def test_unknown_check_is_refused_with_the_known_ones(up: Estate) -> None:
+    done = up("verify", "--only", "kafka.nonsense", code=2)
+    assert "kafka.nonsense" in done.stderr and "kafka.round-trip" in done.stderr
+
+
+def test_demo_accounts_for_every_message(up: Estate) -> None:
+    up("demo", "--messages", "100", "--rate", "50")
+
+
+def test_killed_processes_are_named_and_repaired(up: Estate) -> None:
+    for name in ("kubelet", "kube-apiserver"):
+        up.process(name).kill()
+    assert "kube-apiserver" in up("status", code=1).stderr
+    assert {"kubelet", "kube-apiserver"} <= {row["id"] for row in up.rows(code=1)}
+    up("up")
+    assert not failed(up.rows())
+
+
+def test_an_interrupted_proof_is_restored(up: Estate) -> None:
+    proof = up.start("verify", "--prove", "--only", "mosquitto.acl")
+    journal = up.folder / "prove.json"
+    assert wait_for(journal.exists, 60), "the proof broke nothing"
+    # Kill what wrote the journal, whatever launched it.
+    psutil.Process(json.loads(journal.read_text())["pid"]).kill()
+    proof.communicate(timeout=30)
+    done = up("verify", "--only", "estate.")
+    assert "mosquitto.acl" in done.stderr, "what was restored is not named"
+    assert not journal.exists()
+
+
+def test_every_check_is_proven_able_to_fail(up: Estate) -> None:
+    up("up")
+    proofs = json.loads(up("verify", "--prove", "--json", seconds=900).stdout)["proofs"]
+    assert {proof["id"] for proof in proofs if not proof["ok"]} == set()
+    assert len(proofs) >= 10
+
+
+def test_down_leaves_nothing_behind(up: Estate) -> None:
+    up("down")
+    assert not list(up.state.glob(f"*{NAME}*"))
+    assert snapshot.differences(up.before, snapshot.take(str(up.state))) == []
