@@ -373,12 +373,23 @@ def prometheus_rule(
 
 
 def checksum(*values: Any) -> pulumi.Output[str]:
-    """SHA-256 over inputs: as an annotation of a pod it restarts the pod when they change.
+    """A digest over inputs: as an annotation of a pod it restarts the pod when they change.
 
-    Secret inputs make the result secret too.
+    The digest of a secret is no secret: Pulumi would otherwise hide the whole pod behind it, and
+    a preview could not show what changes. It is slow on purpose, so that whoever may read pods
+    cannot try out passwords quickly.
     """
-    return pulumi.Output.all(*values).apply(
-        lambda resolved: hashlib.sha256(
-            json.dumps(resolved, sort_keys=True, default=str).encode()
-        ).hexdigest()[:32]
+    return pulumi.Output.unsecret(
+        pulumi.Output.all(*values).apply(
+            lambda resolved: hashlib.pbkdf2_hmac(
+                "sha256",
+                json.dumps(resolved, sort_keys=True, default=str).encode(),
+                b"estate.dev/checksum",
+                _CHECKSUM_ROUNDS,
+            ).hex()[:32]
+        )
     )
+
+
+_CHECKSUM_ROUNDS = 100_000
+"""About 50 ms on one core."""

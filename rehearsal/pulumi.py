@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rehearsal import paths
@@ -20,14 +21,16 @@ class Pulumi:
     def __init__(self, rehearsal: Rehearsal) -> None:
         self._rehearsal = rehearsal
 
-    def _run(self, arguments: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, arguments: Sequence[str], *, capture: bool, folder: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         rehearsal = self._rehearsal
         binary = rehearsal.folder / "bin" / "pulumi"
         if not binary.exists():
             raise EstateError("pulumi", "is not set up yet", "run: ./estate up")
         return subprocess.run(
             [str(binary), *arguments],
-            cwd=paths.root(),
+            cwd=folder or paths.root(),
             env=rehearsal.environment(),
             text=True,
             capture_output=capture,
@@ -37,9 +40,22 @@ class Pulumi:
     def select(self) -> None:
         """Make the stack unless it is there; a lock that a killed pulumi left is taken away.
 
+        The stack is made from a project folder in the rehearsal's state: its configuration file
+        takes the salt of the passphrase, which Pulumi would else write into the tracked one.
         The caller holds the rehearsal's own lock, so no live `estate` can be the lock's owner.
         """
-        done = self._run(["stack", "select", "--create", STACK, "--non-interactive"], capture=True)
+        settings = self._rehearsal.stack_settings
+        if not settings.exists():
+            settings.parent.mkdir(parents=True, exist_ok=True)
+            (settings.parent / "Pulumi.yaml").write_text("name: estate\nruntime: python\n")
+            done = self._run(
+                ["stack", "select", "--create", STACK, "--non-interactive"],
+                capture=True,
+                folder=settings.parent,
+            )
+            if done.returncode != 0:
+                raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
+        done = self._run(["stack", "select", STACK, "--non-interactive"], capture=True)
         if done.returncode != 0:
             raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
         locks = self._rehearsal.folder / "pulumi" / "state" / ".pulumi" / "locks"

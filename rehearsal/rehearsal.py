@@ -172,6 +172,11 @@ class Rehearsal:
         """The administrator's kubeconfig for the loopback port."""
         return self.folder / "kubeconfig"
 
+    @property
+    def stack_settings(self) -> Path:
+        """The stack's own configuration file: the salt of this rehearsal's passphrase."""
+        return self.folder / "pulumi" / "project" / "Pulumi.local.yaml"
+
     # -- up ------------------------------------------------------------------------------------
 
     def unpack_debian(self) -> None:
@@ -258,6 +263,8 @@ class Rehearsal:
             "PULUMI_HOME": str(folder / "pulumi" / "home"),
             "PULUMI_BACKEND_URL": f"file://{folder / 'pulumi' / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "pulumi" / "passphrase"),
+            # Pulumi takes any option from the environment by this name.
+            "PULUMI_OPTION_CONFIG_FILE": str(self.stack_settings),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_PYTHON_CMD": sys.executable,

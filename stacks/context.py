@@ -140,11 +140,15 @@ def from_pulumi() -> Context:
     stack = pulumi.get_stack()
     values = config.get_object("environment")
     origin = f"configs/Pulumi.{stack}.yaml"
-    if not isinstance(values, Mapping):
+    if values is None:
+        # A rehearsal gives Pulumi a settings file of its own, with nothing but its salt.
+        environment = load(ROOT / origin, name=origin)
+    elif isinstance(values, Mapping):
+        environment = load(dict(values), name=origin)
+    else:
         raise ConfigError(
             f"{origin}: estate:environment: {values!r} is not allowed: a mapping is required"
         )
-    environment = load(dict(values), name=origin)
     return Context(
         environment=environment,
         images=_images(environment),

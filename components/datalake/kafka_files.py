@@ -139,21 +139,30 @@ SERVE = """\
 source /etc/kafka-scripts/common.sh
 write_properties
 write_stores
-before="$(fingerprint)"
 /opt/kafka/bin/kafka-server-start.sh "$run/server.properties" &
 broker=$!
+watch() {
+  before="$(fingerprint)"
+  while sleep 15; do
+    if [ "$(fingerprint)" != "$before" ]; then
+      echo "certificate renewed: restarting in $((ordinal * 120)) s"
+      sleep $((ordinal * 120))
+      kill -TERM "$broker" || true
+      exit 0
+    fi
+  done
+}
+watch &
+watcher=$!
 trap 'kill -TERM "$broker" 2>/dev/null || true' TERM INT
-while kill -0 "$broker" 2>/dev/null; do
-  # In the background, so that a signal is answered at once and not after the pause.
-  sleep 15 & wait $! || true
-  if [ "$(fingerprint)" != "$before" ]; then
-    echo "certificate renewed: restarting in $((ordinal * 120)) s"
-    before="$(fingerprint)"
-    (sleep $((ordinal * 120)); kill -TERM "$broker") &
-  fi
-done
+# A signal ends `wait` before the broker has ended: ask again until it has.
 code=0
 wait "$broker" || code=$?
+while kill -0 "$broker" 2>/dev/null; do
+  code=0
+  wait "$broker" || code=$?
+done
+kill "$watcher" 2>/dev/null || true
 exit "$code"
 """
 

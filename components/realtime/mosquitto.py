@@ -232,8 +232,7 @@ class Mosquitto(Component):
                         k8s.core.v1.EnvVarArgs(
                             name="MQTT2PROM_MQTT_PASSWORD", value="/exporter/user/password"
                         ),
-                        # Its `ca_cert` counts only beside a client certificate (0.1.7), so the
-                        # estate's CA takes the place of the system's.
+                        # It takes a CA from its configuration only beside a client certificate.
                         k8s.core.v1.EnvVarArgs(name="SSL_CERT_FILE", value="/exporter/tls/ca.crt"),
                     ],
                     ports=[

@@ -200,17 +200,27 @@ set -eu
 fingerprint() { cksum < /mosquitto/tls/tls.crt; }
 mosquitto -c /mosquitto/config/mosquitto.conf &
 broker=$!
+watch() {
+  before=$(fingerprint)
+  while sleep 10; do
+    now=$(fingerprint)
+    if [ "$now" != "$before" ]; then
+      before=$now
+      echo "certificate renewed: reloading"
+      kill -HUP "$broker" || exit 0
+    fi
+  done
+}
+watch &
+watcher=$!
 trap 'kill -TERM "$broker" 2>/dev/null || true' TERM INT
-before=$(fingerprint)
+# A signal ends `wait` before the broker has ended: ask again until it has.
+code=0
+wait "$broker" || code=$?
 while kill -0 "$broker" 2>/dev/null; do
-  # In the background, so that a signal is answered at once and not after the pause.
-  sleep 10 & wait $! || true
-  now=$(fingerprint)
-  if [ "$now" != "$before" ]; then
-    before=$now
-    echo "certificate renewed: reloading"
-    kill -HUP "$broker"
-  fi
+  code=0
+  wait "$broker" || code=$?
 done
-wait "$broker"
+kill "$watcher" 2>/dev/null || true
+exit "$code"
 """

@@ -1,0 +1,185 @@
+"""What every manifest of the local environment must carry, whoever declares it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.workload import MONITOR_LABELS
+from stacks.foundation import NAMESPACES
+from tests.rendering import WORKLOADS, Rendered, render
+from tests.state.probes import PROBES, load
+
+DIGEST = re.compile(r"^[a-z0-9./-]+:[A-Za-z0-9._-]+@sha256:[0-9a-f]{64}$")
+_SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
+NO_HEALTH_ENDPOINT = {
+    # cert-manager 1.11 gives cainjector neither metrics nor health; losing its lease ends it.
+    ("cert-manager-cainjector", "cert-manager-cainjector"),
+}
+NO_READINESS = {
+    # A broker must take clients before and without its exporter.
+    ("mosquitto", "exporter"),
+}
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Rendered:
+    return render("local")
+
+
+def _pods(rendered: Rendered) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for body in rendered.objects(*WORKLOADS):
+        yield body["kind"], body["metadata"]["name"], body["spec"]["template"]["spec"]
+
+
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def test_the_core_is_there(rendered: Rendered) -> None:
+    names = {name for _, name, _ in _pods(rendered)}
+    assert {"cert-manager", "cert-manager-webhook", "mosquitto", "kafka", "pgpool"} <= names
+    assert rendered.names("Namespace") == sorted(NAMESPACES)
+    assert "postgres" in rendered.names("Cluster")
+
+
+def test_every_namespace_enforces_restricted(rendered: Rendered) -> None:
+    for namespace in rendered.objects("Namespace"):
+        labels = namespace["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_every_namespaced_object_lies_in_a_declared_namespace(rendered: Rendered) -> None:
+    for body in rendered.objects():
+        namespace = body["metadata"].get("namespace")
+        assert namespace is None or namespace in NAMESPACES, body["metadata"]
+
+
+def test_every_pod_is_restricted(rendered: Rendered) -> None:
+    for kind, name, pod in _pods(rendered):
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True, (kind, name)
+        assert security["seccompProfile"]["type"] == "RuntimeDefault", (kind, name)
+        assert not pod.get("hostNetwork") and not pod.get("hostPID"), (kind, name)
+        assert not any("hostPath" in volume for volume in pod.get("volumes", [])), (kind, name)
+        for container in _containers(pod):
+            own = container["securityContext"]
+            where = (kind, name, container["name"])
+            assert own["allowPrivilegeEscalation"] is False, where
+            assert own["capabilities"]["drop"] == ["ALL"], where
+            assert own["readOnlyRootFilesystem"] is True, where
+
+
+def test_every_container_has_requests_limits_digest_and_command(rendered: Rendered) -> None:
+    for kind, name, pod in _pods(rendered):
+        for container in _containers(pod):
+            where = (kind, name, container["name"])
+            resources = container["resources"]
+            assert {"cpu", "memory"} <= set(resources["requests"]), where
+            assert "memory" in resources["limits"], where
+            assert DIGEST.match(container["image"]), (*where, container["image"])
+            assert container.get("imagePullPolicy") == "IfNotPresent", where
+            # Images made for the rehearsal have no entry point.
+            assert container["command"], where
+
+
+def test_every_long_running_container_is_probed(rendered: Rendered) -> None:
+    for kind, name, pod in _pods(rendered):
+        if kind == "Job":
+            continue
+        for container in pod["containers"]:
+            where = (name, container["name"])
+            if where in NO_HEALTH_ENDPOINT:
+                continue
+            assert "livenessProbe" in container, where
+            assert "readinessProbe" in container or where in NO_READINESS, where
+
+
+def test_replicas_have_a_budget_and_are_spread(rendered: Rendered) -> None:
+    budgets = [
+        b["spec"]["selector"]["matchLabels"] for b in rendered.objects("PodDisruptionBudget")
+    ]
+    for body in rendered.objects("Deployment", "StatefulSet"):
+        if body["spec"].get("replicas", 1) < 2:
+            continue
+        template = body["spec"]["template"]
+        labels = template["metadata"]["labels"]
+        name = body["metadata"]["name"]
+        assert any(selector.items() <= labels.items() for selector in budgets), name
+        assert template["spec"]["topologySpreadConstraints"], name
+
+
+def test_no_secret_value_is_on_a_command_line_or_in_a_config_map(rendered: Rendered) -> None:
+    for body in [*rendered.objects("ConfigMap"), *(pod for _, _, pod in _pods(rendered))]:
+        assert "secret-of-" not in json.dumps(body, default=str)
+
+
+def test_only_secrets_are_secret(rendered: Rendered) -> None:
+    """A property that is secret as a whole cannot be read in a preview."""
+    hidden = [
+        f"{body['kind']} {body['metadata']['name']}: {key}"
+        for body in rendered.objects()
+        for key, value in body.items()
+        if body["kind"] != "Secret" and isinstance(value, dict) and _SECRET in value
+    ]
+    assert not hidden
+
+
+def test_every_monitor_and_rule_is_selected_by_prometheus(rendered: Rendered) -> None:
+    found = rendered.objects("PodMonitor", "ServiceMonitor", "PrometheusRule")
+    assert {"kafka", "mosquitto", "cert-manager"} <= {b["metadata"]["name"] for b in found}
+    for body in found:
+        assert MONITOR_LABELS.items() <= body["metadata"]["labels"].items(), body["metadata"]
+
+
+def test_a_monitor_scrapes_a_port_that_its_pods_have(rendered: Rendered) -> None:
+    for monitor in rendered.objects("PodMonitor"):
+        selector = monitor["spec"]["selector"]["matchLabels"].items()
+        pods = [
+            body["spec"]["template"]
+            for body in rendered.objects("Deployment", "StatefulSet")
+            if selector <= body["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        if not pods:
+            continue  # pods that an operator makes
+        ports = {
+            port.get("name")
+            for pod in pods
+            for container in pod["spec"]["containers"]
+            for port in container.get("ports", [])
+        }
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            assert endpoint["port"] in ports, monitor["metadata"]["name"]
+
+
+def test_checks_have_distinct_ids_and_faults_hit_declared_objects(rendered: Rendered) -> None:
+    ids = [check["id"] for check in rendered.checks]
+    assert len(ids) == len(set(ids))
+    assert {"cert-manager.issue", "mosquitto.round-trip", "kafka.in-sync"} <= set(ids)
+    faults = [json.dumps(check["fault"], sort_keys=True) for check in rendered.checks]
+    assert len(faults) == len(set(faults)), "two checks are broken by the same fault"
+    for check in rendered.checks:
+        target = check["fault"]["target"]
+        assert target["name"] in rendered.names(target["kind"]), (check["id"], target)
+
+
+def test_the_probe_of_every_check_exists_and_takes_its_arguments(rendered: Rendered) -> None:
+    load()
+    for check in rendered.checks:
+        assert check["probe"] in PROBES, check["id"]
+        inspect.signature(PROBES[check["probe"]]).bind(None, **check["args"])
+
+
+def test_expected_pods_match_their_workloads(rendered: Rendered) -> None:
+    for expected in rendered.expected_pods:
+        for body in rendered.objects("Deployment", "StatefulSet"):
+            labels = body["spec"]["template"]["metadata"]["labels"]
+            if body["metadata"]["namespace"] == expected["namespace"] and (
+                expected["selector"].items() <= labels.items()
+            ):
+                assert body["spec"].get("replicas", 1) == expected["count"], expected["name"]

@@ -1,0 +1,113 @@
+"""Runs the whole program under Pulumi's mocks and keeps what it would send to the cluster."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pulumi
+from pulumi.runtime import mocks, test
+
+from components.model import Image, Images
+from configs import versions
+from configs.schema import load, secret_refs
+from stacks.context import Context
+from stacks.estate import compose
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Every resource's type, name and inputs, and the program's outputs."""
+
+    resources: list[tuple[str, str, dict[str, Any]]]
+    checks: list[dict[str, Any]]
+    expected_pods: list[dict[str, Any]]
+
+    def objects(self, *kinds: str) -> list[dict[str, Any]]:
+        """The Kubernetes objects of these kinds; all of them without a kind."""
+        return [
+            body
+            for _, _, body in self.resources
+            if "kind" in body and (not kinds or body["kind"] in kinds)
+        ]
+
+    def object(self, kind: str, name: str) -> dict[str, Any]:
+        """The object of this kind and name."""
+        found = [body for body in self.objects(kind) if body["metadata"]["name"] == name]
+        assert found, f"no {kind} {name}; there are {self.names(kind)}"
+        return found[0]
+
+    def names(self, kind: str) -> list[str]:
+        """The names of a kind's objects."""
+        return sorted(body["metadata"]["name"] for body in self.objects(kind))
+
+
+class _Mocks(mocks.Mocks):
+    def __init__(self) -> None:
+        self.resources: list[tuple[str, str, dict[str, Any]]] = []
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        self.resources.append((args.typ, args.name, dict(args.inputs)))
+        outputs = dict(args.inputs)
+        if args.typ == "kubernetes:core/v1:Secret":
+            outputs.setdefault("data", {"tls.crt": "Q0VSVElGSUNBVEU="})
+        return f"{args.name}-id", outputs
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        raise AssertionError(f"the program calls {args.token}: nothing may be asked at build time")
+
+
+def images() -> Images:
+    """Every image of versions.toml, with a digest made of its key."""
+    return Images(
+        {
+            key: Image(
+                repository=entry["repository"],
+                tag=entry["tag"],
+                digest="sha256:" + hashlib.sha256(key.encode()).hexdigest(),
+            )
+            for key, entry in versions.declared().items()
+        }
+    )
+
+
+@functools.cache
+def render(environment: str = "local") -> Rendered:
+    """The environment's program, run once per test session."""
+    found = _Mocks()
+    pulumi.runtime.set_mocks(found, project="estate", stack=environment, preview=False)
+    values = load(ROOT / "configs" / f"Pulumi.{environment}.yaml")
+    contexts: list[Context] = []
+
+    with TemporaryDirectory() as folder:
+        for _, ref in secret_refs(values):
+            if ref.file is not None:
+                file = Path(folder) / ref.file
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"secret-of-{ref.file}\n", encoding="utf-8")
+
+        @test
+        def program() -> None:
+            context = Context(
+                environment=values,
+                images=images(),
+                stack=environment,
+                config=pulumi.Config("estate"),
+                secrets_folder=Path(folder),
+            )
+            compose(context)
+            contexts.append(context)
+
+        program()
+    return Rendered(
+        resources=found.resources,
+        checks=[check.json_object() for check in contexts[0].checks],
+        expected_pods=[pods.json_object() for pods in contexts[0].expected_pods],
+    )

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs.errors import ConfigError
+from configs.schema import CONFIG_KEY, immutable_keys, load, secret_refs
+
+FILE = Path(__file__).parents[3] / "configs" / "Pulumi.local.yaml"
+Values = dict[str, Any]
+
+
+@pytest.fixture
+def values() -> Values:
+    found: Values = yaml.safe_load(FILE.read_text(encoding="utf-8"))["config"][CONFIG_KEY]
+    return copy.deepcopy(found)
+
+
+def problems(values: Values) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(values, name="configs/Pulumi.test.yaml")
+    return caught.value.lines
+
+
+def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
+    environment = load(FILE)
+    assert environment.kafka is not None
+    assert environment.kafka.brokers == environment.kafka.replication_factor == 3
+    assert environment.mosquitto is not None
+    assert {"device", "bridge", "verify"} <= {user.name for user in environment.mosquitto.users}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda v: v["kafka"].update(brokerz=3),
+            "kafka.brokerz: unknown key; did you mean kafka.brokers?",
+        ),
+        (lambda v: v.update(kafak={}), "kafak: unknown key; did you mean kafka?"),
+        (
+            lambda v: v["kafka"]["storage"].update(size_gb=2),
+            "kafka.storage.size_gb: unknown key; did you mean kafka.storage.size_gib?",
+        ),
+        (
+            lambda v: v["kafka"].update(brokers=1),
+            "kafka.brokers: 1 is not allowed: at least replication_factor (3)",
+        ),
+        (lambda v: v["kafka"].update(brokers="3"), "kafka.brokers: '3' is not allowed"),
+        (
+            lambda v: v["kafka"].update(min_insync_replicas=3),
+            "kafka.min_insync_replicas: 3 is not allowed: below replication_factor (3)",
+        ),
+        (
+            lambda v: v["kafka"].update(heap_mib=800),
+            "kafka.resources.memory_limit_mib: 896 is not allowed",
+        ),
+        (lambda v: v["kafka"].pop("cluster_id"), "kafka.cluster_id: missing"),
+        (
+            lambda v: v["kafka"]["topics"].append({"name": "sensors.raw"}),
+            "kafka.topics.3.name: 'sensors.raw' is not allowed: declared twice",
+        ),
+        (
+            lambda v: v["kafka"]["topics"].append({"name": "sensors_raw"}),
+            "kafka.topics.3.name: 'sensors_raw' is not allowed: collides with 'sensors.raw'",
+        ),
+        (
+            lambda v: v["kafka"]["users"][0]["grants"][0].update(topic="sensor.raw"),
+            "kafka.users.0.grants.0.topic: 'sensor.raw' is not allowed: a declared topic",
+        ),
+        (lambda v: v["kafka"]["users"][1].update(name="kafka-admin"), "super user by certificate"),
+        (
+            lambda v: v["mosquitto"]["users"].append(v["mosquitto"]["users"][0]),
+            "mosquitto.users.4.name",
+        ),
+        (
+            lambda v: v["mosquitto"]["users"][0]["acl"][0].update(topic="a/#/b"),
+            "mosquitto.users.0.acl.0.topic: 'a/#/b' is not allowed: `#` stands alone",
+        ),
+        (
+            lambda v: v["cert_manager"].update(
+                release={
+                    "kind": "chart",
+                    "repository": "oci://example.org/charts",
+                    "version": "1.21.0",
+                }
+            ),
+            "cert_manager.release.kind: 'chart' is not allowed",
+        ),
+        (lambda v: v.pop("postgres"), "pgpool: 'declared' is not allowed"),
+    ],
+)
+def test_a_problem_names_file_key_value_and_way_out(
+    values: Values, change: Callable[[Values], Any], expected: str
+) -> None:
+    change(values)
+    found = problems(values)
+    assert any(expected in line for line in found), found
+    assert all(line.startswith("configs/Pulumi.test.yaml: ") for line in found)
+    assert all("\n" not in line for line in found)
+
+
+def test_all_problems_are_reported_at_once(values: Values) -> None:
+    values["kafka"]["brokerz"] = 1
+    values["mosquitto"]["storage"] = {"size_gib": 0}
+    assert len(problems(values)) == 2
+
+
+def test_a_password_in_place_of_a_reference_is_not_repeated(values: Values) -> None:
+    values["kafka"]["users"][0]["password"] = "hunter2"
+    assert "hunter2" not in "\n".join(problems(values))
+    values["kafka"]["users"][0]["password"] = {"env": "X", "file": "y"}
+    assert "exactly one source" in "\n".join(problems(values))
+
+
+def test_a_chart_is_accepted_where_images_are_pulled(values: Values) -> None:
+    values["images"] = {"source": "upstream"}
+    values["cert_manager"]["release"] = {
+        "kind": "chart",
+        "repository": "oci://quay.io/jetstack/charts",
+        "version": "v1.21.0",
+    }
+    assert load(values).cert_manager.release.kind == "chart"
+
+
+def test_immutable_keys_name_what_would_lose_data() -> None:
+    keys = immutable_keys(load(FILE))
+    assert keys["kafka.cluster_id"] == "ZXN0YXRlLXJlaGVhcnNhbA"
+    assert "kafka.storage.size_gib" in keys
+    assert "kafka.heap_mib" not in keys
+
+
+def test_secret_references_are_found_with_their_paths() -> None:
+    refs = dict(secret_refs(load(FILE)))
+    assert refs["kafka.users.0.password"].file == "kafka/bridge"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("config: [", "Pulumi.x.yaml:1:10: not YAML"),
+        ("config: {}", f"config.{CONFIG_KEY}: None is not allowed: a mapping is required"),
+        ("", f"config.{CONFIG_KEY}"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "Pulumi.x.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert len(caught.value.lines) == 1
+    assert expected in caught.value.lines[0]
+
+
+def test_a_missing_file_names_the_environments_there_are(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.local.yaml").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no such file; environments here: local"):
+        load(tmp_path / "Pulumi.lokal.yaml")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import versions
+from configs.errors import ConfigError
+
+DIGEST = "sha256:" + "a" * 64
+NAMES = '[images]\nkafka = { repository = "docker.io/apache/kafka", tag = "4.4.0" }\n'
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    names, lock = tmp_path / "versions.toml", tmp_path / "images.json"
+    names.write_text(NAMES, encoding="utf-8")
+    return lock, names
+
+
+def _lock(file: Path, **changes: str) -> None:
+    entry = {"repository": "docker.io/apache/kafka", "tag": "4.4.0", "digest": DIGEST} | changes
+    file.write_text(json.dumps({"kafka": {**entry, "archive": "x"}}), encoding="utf-8")
+
+
+def test_a_rehearsed_image_is_pinned_by_the_digest_that_was_built(files: tuple[Path, Path]) -> None:
+    _lock(files[0])
+    assert versions.rehearsal(*files)["kafka"].ref == f"docker.io/apache/kafka:4.4.0@{DIGEST}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tag": "4.3.0"}, "versions.toml names docker.io/apache/kafka:4.4.0"),
+        ({"digest": "latest"}, "kafka.digest: 'latest' is not allowed"),
+    ],
+)
+def test_another_version_or_digest_is_refused(
+    files: tuple[Path, Path], changes: dict[str, str], expected: str
+) -> None:
+    _lock(files[0], **changes)
+    with pytest.raises(ConfigError, match=expected):
+        versions.rehearsal(*files)
+
+
+def test_a_missing_lock_says_what_makes_it(files: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="estate up builds it"):
+        versions.rehearsal(*files)
+
+
+def test_an_image_without_a_digest_is_named(files: tuple[Path, Path]) -> None:
+    with pytest.raises(KeyError, match="'kafka' has no digest"):
+        versions.upstream(files[1])["kafka"]
