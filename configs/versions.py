@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -27,6 +28,19 @@ def upstream(path: Path = VERSIONS) -> Images:
     return _images(
         {key: value for key, value in declared(path).items() if value.get("digest")}, path.name
     )
+
+
+def placeholders(path: Path = VERSIONS) -> dict[str, dict[str, str]]:
+    """A lock for pods that never run: no image is built where every node is simulated.
+
+    Key -> repository, tag and a digest in form only, the SHA-256 of "repository:tag".
+    """
+    lock = {}
+    for key, entry in declared(path).items():
+        name = f"{entry['repository']}:{entry['tag']}"
+        digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+        lock[key] = {"repository": entry["repository"], "tag": entry["tag"], "digest": digest}
+    return lock
 
 
 def rehearsal(lock: Path, path: Path = VERSIONS) -> Images:

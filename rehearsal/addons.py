@@ -46,8 +46,13 @@ def fleet(*, take_all: bool = False) -> str:
 
 
 def simulated() -> str:
-    """What stands for storage where no pod really runs: KWOK's own provisioning stages."""
+    """The default StorageClass where no node is real; `stages` binds its claims."""
     return (HERE / "simulated-storage.yaml").read_text()
+
+
+def stages() -> str:
+    """KWOK stages that stand for a provisioner where no node is real."""
+    return (HERE / "simulated-volumes.yaml").read_text()
 
 
 def fleet_names() -> list[str]:

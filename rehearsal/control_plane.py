@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from rehearsal import sandbox
+from rehearsal import addons, sandbox
 from rehearsal.errors import EstateError
 from rehearsal.sandbox import Direct, Sandbox
 
@@ -86,6 +86,11 @@ class ControlPlane:
             "manage-all-nodes": "false",
             "manage-nodes-with-annotation-selector": _FAKE_NODES,
         }
+        if not in_sandbox:
+            # The flag adds up: kwokctl's own file keeps the stages of pods and nodes.
+            stages = self.box.folder / "stages.yaml"
+            stages.write_text(addons.stages())
+            simulated["config"] = str(stages)
 
         # Appended last, so that they win over kwokctl's own of the same name.
         def patch(name: str, arguments: Mapping[str, str]) -> dict[str, object]:

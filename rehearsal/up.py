@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -63,7 +64,7 @@ def up(
         pulumi.select()
         pulumi.up()
         outputs = pulumi.outputs()
-        links = {key: str(value) for key, value in (outputs.get("links") or {}).items()}
+        links = {key: _target(str(url)) for key, url in (outputs.get("links") or {}).items()}
         ports = rehearsal.open_pages(links)
         console.step("checks")
         code = verify.run(name, prove=False, only=[], as_json=False, settle=240.0)
@@ -149,9 +150,16 @@ def _image_lock_of_names(rehearsal: Rehearsal) -> None:
     (rehearsal.folder / "images.json").write_text(json.dumps(versions.placeholders(), indent=1))
 
 
+def _target(url: str) -> str:
+    """Host and port of a URL inside the cluster, for the gateway."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 443}"
+
+
 def _where_to_click(rehearsal: Rehearsal, ports: dict[str, int]) -> None:
+    trust = "certificate by the estate's CA, for the name inside the cluster"
     rows = [("kubernetes-api", f"https://127.0.0.1:{rehearsal.api_port}", "source <(./estate env)")]
-    rows += [(name, f"http://127.0.0.1:{port}", "") for name, port in sorted(ports.items())]
+    rows += [(name, f"https://127.0.0.1:{port}", trust) for name, port in sorted(ports.items())]
     console.table("Where to click", ("what", "address", "how"), rows)
 
 

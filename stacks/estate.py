@@ -5,12 +5,13 @@ from __future__ import annotations
 import pulumi
 
 from configs.errors import ConfigError
-from stacks import datalake, foundation, monitoring, realtime
+from stacks import datalake, foundation, monitoring, realtime, simulated
 from stacks.context import Context, from_pulumi, json_list
 
 
 def main() -> None:
     """Run the program; a configuration problem ends it with one clear message."""
+    simulated.register()
     try:
         compose(from_pulumi())
     except ConfigError as error:

@@ -43,11 +43,9 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
     context.declare(monitoring)
+    # What a person opens; the rehearsal's gateway leads a loopback port to each.
     pulumi.export(
-        "monitoring",
-        {
-            "prometheus_url": monitoring.prometheus_url,
-            "alertmanager_url": monitoring.alertmanager_url,
-        },
+        "links",
+        {"prometheus": monitoring.prometheus_url, "alertmanager": monitoring.alertmanager_url},
     )
     return monitoring

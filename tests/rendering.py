@@ -1,9 +1,16 @@
-"""Runs the whole program under Pulumi's mocks and keeps what it would send to the cluster."""
+"""Runs the whole program under Pulumi's mocks and keeps what it would send to the cluster.
+
+In a process of its own: Pulumi keeps mocks, event loop and stack for the whole process, so that a
+second program in the same one would wait for the first.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +33,7 @@ WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 class Rendered:
     """Every resource's type, name and inputs, and the program's outputs."""
 
-    resources: list[tuple[str, str, dict[str, Any]]]
+    resources: list[list[Any]]
     checks: list[dict[str, Any]]
     expected_pods: list[dict[str, Any]]
 
@@ -81,6 +88,18 @@ def images() -> Images:
 @functools.cache
 def render(environment: str = "local") -> Rendered:
     """The environment's program, run once per test session."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.rendering", environment],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return Rendered(**json.loads(done.stdout))
+
+
+def _run(environment: str) -> dict[str, Any]:
     found = _Mocks()
     pulumi.runtime.set_mocks(found, project="estate", stack=environment, preview=False)
     values = load(ROOT / "configs" / f"Pulumi.{environment}.yaml")
@@ -106,8 +125,12 @@ def render(environment: str = "local") -> Rendered:
             contexts.append(context)
 
         program()
-    return Rendered(
-        resources=found.resources,
-        checks=[check.json_object() for check in contexts[0].checks],
-        expected_pods=[pods.json_object() for pods in contexts[0].expected_pods],
-    )
+    return {
+        "resources": found.resources,
+        "checks": [check.json_object() for check in contexts[0].checks],
+        "expected_pods": [pods.json_object() for pods in contexts[0].expected_pods],
+    }
+
+
+if __name__ == "__main__":
+    json.dump(_run(sys.argv[1]), sys.stdout)
