@@ -51,8 +51,8 @@ def simulated() -> str:
 
 
 def stages() -> str:
-    """KWOK stages that stand for a provisioner where no node is real."""
-    return (HERE / "simulated-volumes.yaml").read_text()
+    """KWOK stages that stand for a provisioner, and a kubelet's repair, where no node is real."""
+    return (HERE / "simulated-stages.yaml").read_text()
 
 
 def fleet_names() -> list[str]:

@@ -176,7 +176,7 @@ def test(
 @app.command(rich_help_panel="Machine", context_settings=RAW)
 def tools(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(help="build, list, path or lock.")] = "list",
+    action: Annotated[str, typer.Argument(help="list, build, path, lock or prune.")] = "list",
 ) -> None:
     """Find or build the tools (pulumi, kubectl, the control plane); show their state."""
     _call("rehearsal.tools:command", action, list(context.args))
@@ -185,7 +185,7 @@ def tools(
 @app.command(rich_help_panel="Machine", context_settings=RAW)
 def images(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(help="build or list.")] = "list",
+    action: Annotated[str, typer.Argument(help="list, build or sbom.")] = "list",
 ) -> None:
     """Build the container images from packages; show their digests and bills of materials."""
     _call("rehearsal.images:command", action, list(context.args))

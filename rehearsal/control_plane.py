@@ -85,6 +85,9 @@ class ControlPlane:
         simulated = {
             "manage-all-nodes": "false",
             "manage-nodes-with-annotation-selector": _FAKE_NODES,
+            # Renewed after a quarter of it: kwokctl's 200 s would be later than the grace period
+            # above, and every simulated node NotReady for some seconds of each minute.
+            "node-lease-duration-seconds": "40",
         }
         if not in_sandbox:
             # The flag adds up: kwokctl's own file keeps the stages of pods and nodes.

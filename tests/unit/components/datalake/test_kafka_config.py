@@ -86,13 +86,15 @@ def test_the_declaration_carries_no_secret_and_all_defaults() -> None:
 
 def test_grants_become_acls_of_the_user() -> None:
     found = {
-        (acl.restype.name, acl.name, acl.resource_pattern_type.name, acl.operation.name)
+        (str(acl.restype), acl.name, str(acl.resource_pattern_type), str(acl.operation))
         for acl in bindings(config().declaration()["users"])
     }
+    topic, group = "ResourceType.TOPIC", "ResourceType.GROUP"
+    literal, prefixed = "ResourcePatternType.LITERAL", "ResourcePatternType.PREFIXED"
     assert found == {
-        ("TOPIC", "estate.verify", "LITERAL", "WRITE"),
-        ("TOPIC", "estate.verify", "LITERAL", "READ"),
-        ("GROUP", "estate-", "PREFIXED", "READ"),
+        (topic, "estate.verify", literal, "AclOperation.WRITE"),
+        (topic, "estate.verify", literal, "AclOperation.READ"),
+        (group, "estate-", prefixed, "AclOperation.READ"),
     }
     assert {acl.principal for acl in bindings(config().declaration()["users"])} == {"User:verify"}
 

