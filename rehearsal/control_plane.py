@@ -62,7 +62,7 @@ class ControlPlane:
         in_sandbox = isinstance(self.box, Sandbox)
         # Pods reach the API server at the node's address, so it listens on all addresses of the
         # sandbox; etcd and the others keep to loopback (kwokctl's default is every interface).
-        address = {"bind-address": "0.0.0.0", "advertise-address": sandbox.NODE_IP}  # noqa: S104
+        address = {"bind-address": "0.0.0.0", "advertise-address": sandbox.NODE_IP}
         api = {
             "service-cluster-ip-range": sandbox.SERVICE_CIDR,
             "kubelet-preferred-address-types": "InternalIP",
@@ -104,8 +104,10 @@ class ControlPlane:
             "runtime": "binary",
             "bindAddress": "127.0.0.1",
             "disableQPSLimits": True,
-            "kubeApiserverCertSANs": ["localhost", "127.0.0.1", sandbox.API_SERVICE_IP]
-            + [sandbox.NODE_IP, "kubernetes", "kubernetes.default", "kubernetes.default.svc"],
+            "kubeApiserverCertSANs": [
+                *("localhost", "127.0.0.1", sandbox.API_SERVICE_IP, sandbox.NODE_IP),
+                *("kubernetes", "kubernetes.default", "kubernetes.default.svc"),
+            ],
             "kubeApiserverPort": self.api_port,
             "etcdPort": self._ports,
             "etcdPeerPort": self._ports + 1,

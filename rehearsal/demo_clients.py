@@ -7,13 +7,13 @@ the rows. So each hop delivers at least once, and the primary key makes it once 
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from paho.mqtt.properties import Properties
 
 from rehearsal import clients, series
 from rehearsal.access import DEAD_LETTERS_TOPIC, SENSORS_TOPIC, Access
+from rehearsal.demo_data import Key, Sample, account, rows
 
 TABLE = "demo_readings"
 _SESSION_S = 600  # how long the broker keeps messages for a bridge that is away
@@ -50,37 +51,6 @@ FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::float8[], %s::
     AS new(run, device, sequence, month, celsius, sent_s, deliveries)
 ON CONFLICT (run, device, sequence)
 DO UPDATE SET deliveries = {TABLE}.deliveries + excluded.deliveries"""
-
-Key = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One device's message, as JSON on the wire; `sent_ns` is the wall clock at publishing."""
-
-    run: str
-    device: str
-    sequence: int
-    month: str
-    celsius: float
-    sent_ns: int
-
-    @classmethod
-    def parse(cls, payload: bytes, device: str | None = None) -> Sample:
-        """The message in a payload; ValueError says what is wrong with it."""
-        value = json.loads(payload)
-        if not isinstance(value, dict) or set(value) != set(cls.__dataclass_fields__):
-            raise ValueError("not an object with the keys of a sample")
-        for name, kind in (("run", str), ("device", str), ("month", str), ("sequence", int)):
-            if type(value[name]) is not kind:
-                raise ValueError(f"{name}: not {kind.__name__}")
-        if device is not None and value["device"] != device:
-            raise ValueError(f"device: {value['device']!r} on the topic of {device!r}")
-        return cls(**{**value, "celsius": float(value["celsius"])})
-
-    def payload(self) -> bytes:
-        """The message as it goes over the wire."""
-        return json.dumps(self.__dict__).encode()
 
 
 class Devices:
@@ -212,6 +182,9 @@ class Bridge(threading.Thread):
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = _SESSION_S
         connected = False
+        with contextlib.suppress(KafkaException):
+            # The first message should not wait for what the client has to learn anyway.
+            self._producer.list_topics(SENSORS_TOPIC, timeout=10)
         while not self._asked.is_set():
             try:
                 if not connected:
@@ -341,49 +314,10 @@ class Sink(threading.Thread):
         self.join(timeout=20)
 
 
-def rows(samples: list[Sample]) -> list[tuple[Any, ...]]:
-    """A batch as rows, a key once, with the number of its deliveries last.
-
-    One INSERT may not touch the same row twice.
-    """
-    counted: dict[tuple[str, str, int], list[Any]] = {}
-    for one in samples:
-        row = counted.setdefault(
-            (one.run, one.device, one.sequence),
-            [one.run, one.device, one.sequence, one.month, one.celsius, one.sent_ns / 1e9, 0],
-        )
-        row[-1] += 1
-    return [tuple(row) for row in counted.values()]
-
-
 def connect(dsn: str) -> psycopg.Connection[Any]:
     """A connection that gives up soon; behind a pool no statement is prepared."""
     return psycopg.connect(
         dsn, autocommit=True, connect_timeout=5, tcp_user_timeout=5000, prepare_threshold=None
-    )
-
-
-@dataclass
-class Account:
-    """What became of every message. `lost` and `altered` name (device, sequence)."""
-
-    stored: int
-    duplicates: int
-    missing: list[Key] = field(default_factory=list)
-    altered: list[Key] = field(default_factory=list)
-
-
-def account(sent: dict[Key, Sample], stored: dict[Key, tuple[float, int]]) -> Account:
-    """Compare what was sent with the table: key -> (celsius, deliveries)."""
-    return Account(
-        stored=len(stored),
-        duplicates=sum(deliveries - 1 for _, deliveries in stored.values()),
-        missing=sorted(set(sent) - set(stored)),
-        altered=sorted(
-            key
-            for key, (celsius, _) in stored.items()
-            if key not in sent or sent[key].celsius != celsius
-        ),
     )
 
 

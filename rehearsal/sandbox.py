@@ -102,9 +102,11 @@ class Sandbox:
         self._holder.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._holder.start(
-            ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]
-            + ["--mount-proc", "--propagation", "private"]
-            + [tool(self._debian, "catatonit"), "-P"]
+            [
+                *("unshare", "--mount", "--net", "--pid", "--ipc", "--uts"),
+                *("--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
+                *(tool(self._debian, "catatonit"), "-P"),
+            ]
         )
         if not wait_for(lambda: self.init is not None and self._catatonit_runs(), 10):
             raise EstateError(
@@ -140,10 +142,12 @@ class Sandbox:
             file = tunables / path.replace("/", ".")
             file.parent.mkdir(exist_ok=True)
             file.write_text(value + "\n")
-            lines.append(f"if [ -e /proc/sys/{path} ]; then mount --bind {file} /proc/sys/{path}; fi")
+            sysctl = f"/proc/sys/{path}"
+            lines.append(f"if [ -e {sysctl} ]; then mount --bind {file} {sysctl}; fi")
         resolv = self.folder / "resolv.conf"
         resolv.write_text(
-            f"search svc.cluster.local cluster.local\nnameserver {DNS_SERVICE_IP}\noptions ndots:5\n"
+            "search svc.cluster.local cluster.local\n"
+            f"nameserver {DNS_SERVICE_IP}\noptions ndots:5\n"
         )
         ip = tool(self._debian, "ip")
         lines += [

@@ -29,9 +29,7 @@ _MEMORY_GIB = 6.0
 _DISK_GIB = 6.0
 
 
-def up(
-    name: str, profiles: Sequence[str], all_: bool, port_base: int | None, offline: bool
-) -> int:
+def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, offline: bool) -> int:
     """Bring a rehearsal up, or repair it; returns the exit code."""
     began = time.monotonic()
     unknown = sorted(set(profiles) - set(PROFILES))
@@ -134,7 +132,9 @@ def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
         console.step("control plane and node")
         rehearsal.start_control_plane(found)
         built = building.result()
-    shutil.copyfile(images.Builder(paths.cache() / "images").lock_file, rehearsal.folder / "images.json")
+    shutil.copyfile(
+        images.Builder(paths.cache() / "images").lock_file, rehearsal.folder / "images.json"
+    )
     node = rehearsal.node(found, built["pause"].named.names[1])
     node.start_runtime()
     console.step("images into the node")
@@ -207,7 +207,10 @@ def status(name: str, as_json: bool) -> int:
                 "reason": record.reason,
                 "processes": running,
                 "pods": pods,
-                "parts": [dict(zip(("part", "state", "how"), row, strict=True)) for row in table_rows(record.mode)],
+                "parts": [
+                    dict(zip(("part", "state", "how"), row, strict=True))
+                    for row in table_rows(record.mode)
+                ],
                 "api": f"https://127.0.0.1:{rehearsal.api_port}",
             }
         )
@@ -220,12 +223,13 @@ def status(name: str, as_json: bool) -> int:
     console.table(
         "Pods of the estate",
         ("namespace", "pod", "ready", "phase", "restarts"),
-        [tuple(pod[key] for key in ("namespace", "name", "ready", "phase", "restarts")) for pod in pods],
+        [
+            tuple(pod[key] for key in ("namespace", "name", "ready", "phase", "restarts"))
+            for pod in pods
+        ],
     )
     console.table("What is real here", ("part", "state", "how"), table_rows(record.mode))
-    ports = {
-        page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))
-    }
+    ports = {page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))}
     _where_to_click(rehearsal, ports)
     if dead:
         console.warn(f"stopped: {', '.join(dead)}; ./estate up --name {name} starts them again")
@@ -234,8 +238,10 @@ def status(name: str, as_json: bool) -> int:
 
 def _pods(rehearsal: Rehearsal) -> list[dict[str, object]]:
     done = subprocess.run(
-        [str(rehearsal.folder / "bin" / "kubectl"), "get", "pods", "-A", "-o", "json"]
-        + ["--request-timeout=10s"],
+        [
+            *(str(rehearsal.folder / "bin" / "kubectl"), "get", "pods", "-A", "-o", "json"),
+            "--request-timeout=10s",
+        ],
         env=rehearsal.environment(),
         capture_output=True,
         text=True,
@@ -297,7 +303,9 @@ def logs(name: str, component: str, follow: bool) -> int:
         rows += [(str(pod["name"]), f"pod in {pod['namespace']}") for pod in pods]
         console.table("What has logs", ("name", "kind"), rows)
         if component:
-            raise EstateError(f"log {component}", "no such process or pod", "choose one from the list")
+            raise EstateError(
+                f"log {component}", "no such process or pod", "choose one from the list"
+            )
         return 0
     code = 0
     for pod in chosen:

@@ -137,7 +137,7 @@ def test_processes_are_not_root(
     assert count >= len(containers) > 0, "not every container could be asked"
 
 
-@pytest.mark.row("host.secret-files", "no process can change its secrets' files, nobody else reads")
+@pytest.mark.row("host.secret-files", "no process can change the files of its secrets")
 def test_secret_files(
     containers: list[Container], record_property: Callable[[str, object], None]
 ) -> None:

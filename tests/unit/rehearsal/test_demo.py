@@ -11,7 +11,7 @@ import pytest
 
 from rehearsal import demo, demo_clients, series
 from rehearsal.access import Access
-from rehearsal.demo_clients import Account, Key, Sample, account, rows
+from rehearsal.demo_data import Account, Key, Sample, account, rows
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
