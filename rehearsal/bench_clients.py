@@ -22,7 +22,8 @@ from rehearsal.demo_clients import connect
 
 MESSAGE_BYTES = 1024
 _SECONDS = 4.0  # of publishing
-_PRODUCE_S = 2.0  # per turn; what was produced stays in the topic for an hour
+_PRODUCE_S = 2.0  # per turn, or less:
+_PRODUCE_MOST = 50_000  # messages; what was produced stays in the topic for an hour
 _ROUNDS = 2
 _ROWS = 300  # per way and round
 
@@ -63,11 +64,12 @@ def _produce(access: Access, acks: str) -> tuple[int, float]:
             failed.append(error.str())
 
     producer.list_topics(DRILL_TOPIC, timeout=20)
-    payload, began = b"x" * MESSAGE_BYTES, time.monotonic()
-    while time.monotonic() - began < _PRODUCE_S:
+    payload, began, produced = b"x" * MESSAGE_BYTES, time.monotonic(), 0
+    while time.monotonic() - began < _PRODUCE_S and produced < _PRODUCE_MOST:
         try:
             for _ in range(100):
                 producer.produce(DRILL_TOPIC, payload, on_delivery=note)
+                produced += 1
             producer.poll(0)
         except BufferError:
             producer.poll(0.05)

@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from rehearsal import inside
 from rehearsal.access import Access
 from rehearsal.errors import EstateError
@@ -104,7 +106,10 @@ class Clients:
         try:
             self._process.wait(timeout=15)
         except subprocess.TimeoutExpired:
-            # nsenter hands the signal to nobody: its child ends by itself at the closed input.
+            # nsenter hands a signal to nobody, so its child is ended with it.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(self._process.pid).children(recursive=True):
+                    child.kill()
             self._process.kill()
             self._process.wait(timeout=5)
 

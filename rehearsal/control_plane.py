@@ -21,6 +21,8 @@ PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", 
 KUBERNETES_VERSION = "v1.35.0"
 _CLUSTER = "estate"
 _FAKE_NODES = "kwok.x-k8s.io/node=fake"
+MOVE = "end that program; or take the rehearsal down and choose others: ./estate up --port-base N"
+"""The way out when a port that a rehearsal has already is taken by somebody else."""
 
 
 class ControlPlane:
@@ -145,6 +147,8 @@ class ControlPlane:
             arguments = ["create", "cluster", "--config", str(self._configuration())]
             arguments += ["--wait=60s", "--quiet-pull", "--kubeconfig="]
         else:
+            self._forget_strangers()
+            self._ports_ours()
             arguments = ["start", "cluster", "--wait=60s"]
         done = self.box.run(self._command(*arguments), check=False)
         if done.returncode != 0:
@@ -156,16 +160,38 @@ class ControlPlane:
 
     def running(self) -> dict[str, bool]:
         """Whether each part runs, by name."""
-        state = dict.fromkeys(PARTS, False)
-        pids = self._work / "clusters" / _CLUSTER / "pids"
-        for name in PARTS:
-            try:
-                pid = int((pids / f"{name}.pid").read_text())
-            except (OSError, ValueError):
-                continue
-            probe = self.box.run(["sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/cmdline"], check=False)
-            state[name] = probe.returncode == 0 and bool(probe.stdout.strip())
-        return state
+        return {name: self._runs(name) for name in PARTS}
+
+    def _pid_file(self, name: str) -> Path:
+        return self._work / "clusters" / _CLUSTER / "pids" / f"{name}.pid"
+
+    def _runs(self, name: str) -> bool:
+        try:
+            pid = int(self._pid_file(name).read_text())
+        except (OSError, ValueError):
+            return False
+        # By its program too: the kernel may have given the id to somebody else since.
+        probe = self.box.run(["sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/cmdline"], check=False)
+        return probe.returncode == 0 and probe.stdout.startswith(str(self._work))
+
+    def _forget_strangers(self) -> None:
+        """Remove ids of ended processes: kwokctl goes by the id alone, also when it kills."""
+        for name, runs in self.running().items():
+            if not runs:
+                self._pid_file(name).unlink(missing_ok=True)
+
+    def _ports_ours(self) -> None:
+        """Raise EstateError for a port on the host that somebody took while its part was down."""
+        if isinstance(self.box, Sandbox):
+            return
+        numbers = {"etcd": 0, "kube-controller-manager": 2, "kube-scheduler": 3}
+        ports = {name: self._ports + at for name, at in numbers.items()}
+        ports |= {"kube-apiserver": self.api_port, "kwok-controller": self._ports + 4}
+        for name, runs in self.running().items():
+            if not runs and not port_free(ports[name]):
+                raise EstateError(
+                    f"port {ports[name]} ({name})", "in use by another program on 127.0.0.1", MOVE
+                )
 
     def kubeconfig(self, path: Path, server: str) -> None:
         """Write an administrator's kubeconfig (mode 0600) for the API at this address."""
@@ -178,6 +204,7 @@ class ControlPlane:
     def stop(self) -> None:
         """End every part and remove its data; nothing happens when there is none."""
         if self._work.exists() and self.box.alive:
+            self._forget_strangers()
             self.box.run(self._command("delete", "cluster"), check=False)
 
 

@@ -370,7 +370,14 @@ def _read(path: str) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the nearest folder above (or itself) that exists."""
-    while not folder.exists():
+    """Return the nearest folder above (or itself) that exists, as far as this user may see."""
+    while not _seen(folder):
         folder = folder.parent
     return folder
+
+
+def _seen(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except PermissionError:  # below a folder that is closed to this user, such as another's HOME
+        return False

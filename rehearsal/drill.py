@@ -94,7 +94,17 @@ def _show(result: Result) -> None:
 def _summary(results: Sequence[Result]) -> None:
     console.table(
         "Drills",
-        ("drill", "acknowledged", "lost", "outage", "target", "whole again", "repair", "met"),
+        (
+            "drill",
+            "acknowledged",
+            "lost",
+            "outage",
+            "target",
+            "whole again",
+            "repair",
+            "load",
+            "met",
+        ),
         [
             (
                 result.drill,
@@ -104,6 +114,7 @@ def _summary(results: Sequence[Result]) -> None:
                 f"{result.target_s:.0f} s",
                 "never" if result.recovery_s is None else f"{result.recovery_s:.1f} s",
                 result.repair,
+                result.load_1min,
                 "yes" if result.met else "no",
             )
             for result in results

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from rehearsal.control_plane import MOVE
 from rehearsal.errors import EstateError
 from rehearsal.processes import Daemon, wait_for
 from rehearsal.sandbox import DNS_SERVICE_IP, Sandbox
@@ -63,8 +65,10 @@ class Gateway:
                 ]
             configuration = self.box.folder / f"{self.daemon.name}.cfg"
             configuration.write_text("\n".join(lines) + "\n")
+            command = [*self.box.prefix(), self._haproxy]
+            self._check([*command, "-c", "-f", str(configuration)], descriptors)
             self.daemon.start(
-                [*self.box.prefix(), self._haproxy, "-db", "-f", str(configuration)],
+                [*command, "-db", "-f", str(configuration)],
                 pass_fds=descriptors,
                 env=_environment(),
             )
@@ -73,6 +77,26 @@ class Gateway:
             raise EstateError("gateway", self.daemon.last_words(), f"see {self.daemon.log}")
         if self.daemon.process() is None:
             raise EstateError("gateway", self.daemon.last_words(), f"see {self.daemon.log}")
+
+    def _check(self, command: list[str], descriptors: list[int]) -> None:
+        """Let HAProxy read its configuration: once it is started, its sockets answer by themselves.
+
+        They listen from the moment they were made, so an answer does not show that it serves.
+        """
+        done = subprocess.run(
+            command,
+            pass_fds=descriptors,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+            alerts = [line for line in said if "ALERT" in line] or said
+            raise EstateError(
+                "gateway", alerts[0][:300], f"see {self.box.folder / self.daemon.name}.cfg"
+            )
 
 
 def _environment() -> Mapping[str, str]:
@@ -90,7 +114,7 @@ def listen(port: int, name: str) -> socket.socket:
         raise EstateError(
             f"port {port} ({name})",
             "in use by another program on 127.0.0.1",
-            "end that program, or choose other ports: ./estate up --port-base 17440",
+            MOVE,
         ) from None
     listener.listen(512)
     return listener

@@ -52,8 +52,10 @@ class ToolBars(_Bars):
         """Show one step of one tool's build."""
         first = tool not in self._rows
         self._show(tool, f"{phase} {done}/{total}" if phase == "compile" else phase, done, total)
-        if first and phase == "download":
+        if phase == "download":
             self._line(f"{tool}: building")
+        elif phase == "waiting":
+            self._line(f"{tool}: waiting for another command that builds it")
         elif phase in ("done", "failed") and not (first and phase == "done"):
             self._line(f"{tool}: {phase}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,17 @@ class Pulumi:
         binary = rehearsal.folder / "bin" / "pulumi"
         if not binary.exists():
             raise EstateError("pulumi", "is not set up yet", "run: ./estate up")
-        return subprocess.run(
-            [str(binary), *arguments],
-            cwd=folder or paths.root(),
-            # A larger heap between collections: a third less CPU for the engine and its provider.
-            env={"GOGC": "400", **rehearsal.environment()},
-            text=True,
-            capture_output=capture,
-            check=False,
-        )
+        # The provider writes a kubeconfig to a temporary file and leaves it (util.go of 4.25.0).
+        with tempfile.TemporaryDirectory(prefix="estate-pulumi-") as scratch:
+            return subprocess.run(
+                [str(binary), *arguments],
+                cwd=folder or paths.root(),
+                # A larger heap between collections: a third less CPU for engine and provider.
+                env={"GOGC": "400", **rehearsal.environment(), "TMPDIR": scratch},
+                text=True,
+                capture_output=capture,
+                check=False,
+            )
 
     def select(self) -> None:
         """Make the stack unless it is there; a lock that a killed pulumi left is taken away.

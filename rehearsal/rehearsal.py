@@ -100,8 +100,8 @@ class Rehearsal:
         """The Debian packages of the node, unpacked in the cache."""
         return paths.cache() / "debian"
 
-    def prepare(self, mode: Mode, reason: str, port_base: int | None) -> None:
-        """Write the record of a new rehearsal, with ports that are free; keep an existing one."""
+    def first_port(self, port_base: int | None) -> int:
+        """The first of its ports: its own, else of some that are free. Raises EstateError."""
         if self.record is not None:
             if port_base is not None and port_base != self.record.port_base:
                 raise EstateError(
@@ -109,7 +109,7 @@ class Rehearsal:
                     f"rehearsal {self.name} has its ports from {self.record.port_base}",
                     f"run ./estate down --name {self.name} first",
                 )
-            return
+            return self.record.port_base
         base = port_base if port_base is not None else self._free_base()
         for port in range(base, base + PORTS):
             if not port_free(port):
@@ -119,6 +119,13 @@ class Rehearsal:
                     "end that program, or choose other ports: "
                     f"./estate up --port-base {base + 1000}",
                 )
+        return base
+
+    def prepare(self, mode: Mode, reason: str, port_base: int | None) -> None:
+        """Write the record of a new rehearsal, with ports that are free; keep an existing one."""
+        base = self.first_port(port_base)
+        if self.record is not None:
+            return
         paths.ensure(self.folder, "state")
         self.folder.chmod(0o700)
         self.record = Record(self.name, mode, reason, base)
@@ -193,7 +200,11 @@ class Rehearsal:
             for file in (self.folder / "kwok" / "clusters" / "estate" / "pids").glob("*.pid"):
                 file.unlink()
         plane = self.control_plane(found)
-        plane.start()
+        if plane.start():
+            # A new cluster is empty, whatever a stack's state says (a `down` was cut short).
+            shutil.rmtree(self.folder / "pulumi" / "state", ignore_errors=True)
+            (self.folder / "pulumi" / "state").mkdir(parents=True)
+            self.stack_settings.unlink(missing_ok=True)
         plane.kubeconfig(self.kubeconfig, f"https://127.0.0.1:{self.api_port}")
         if self.required().mode == "node":
             self.gateway("gateway").start(
@@ -312,13 +323,26 @@ class Rehearsal:
         """End and remove everything of this rehearsal; works at any stage of its life."""
         record = self.record
         if record is not None and record.mode == "simulated":
-            self.control_plane(_stopping_tools(self.folder)).stop()
+            # Nothing else was made, and what has this name elsewhere is another user's.
+            self._end_simulated()
+            return
         box = sandbox.Sandbox(self.name, self.folder, self.debian)
         box.destroy()
         for pid_file in sorted((self.folder / "pids").glob("*.json")):
             Daemon(self.folder, pid_file.stem).stop()
         node = Node(box, {}, self.debian, pki=self.folder, pause_image="")
         node.remove_cgroups()
+        self._remove_folder()
+
+    def _end_simulated(self) -> None:
+        if (self.folder / "tools.json").exists():  # before it there is no process
+            plane = self.control_plane(_stopping_tools(self.folder))
+            plane.stop()
+            if left := [name for name, runs in plane.running().items() if runs]:
+                raise EstateError(f"process {left[0]}", "does not end", "run ./estate down again")
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
             left = next(iter(self.folder.rglob("*")), self.folder)

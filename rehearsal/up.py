@@ -22,11 +22,11 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.parts import PROFILES, table_rows
 from rehearsal.progress import ImageBars, ToolBars
 from rehearsal.pulumi import STACK, Pulumi
-from rehearsal.rehearsal import Rehearsal
+from rehearsal.rehearsal import Mode, Rehearsal
 
 # What the core was measured to use (docs/figures.md), with some room.
-_MEMORY_GIB = 6.0
-_DISK_GIB = 6.0
+_MEMORY_GIB = {"node": 6.0, "simulated": 2.0}
+_DISK_GIB = {"node": 6.0, "simulated": 2.0}
 
 
 def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, offline: bool) -> int:
@@ -40,14 +40,18 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         environment = load(environment_file)
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
+        mode, reason = _mode(rehearsal)
+        # All that can be refused is refused before anything is made.
+        rehearsal.first_port(port_base)
         if not rehearsal.exists:
-            _enough_room()
-        possible, reason = doctor.containers_possible()
-        rehearsal.prepare("node" if possible else "simulated", reason, port_base)
-        record = rehearsal.required()
-        if record.mode == "simulated":
-            console.warn(f"no real node here, all nodes are simulated: {record.reason}")
-        found = _tools(record.mode, offline)
+            _enough_room(mode)
+        if mode == "simulated":
+            console.warn(
+                f"no real node here, all nodes are simulated: {reason}. The API, scheduling, "
+                "quotas, admission and claims are real; no container runs, so no protocol answers"
+            )
+        found = _tools(mode, offline)
+        rehearsal.prepare(mode, reason, port_base)
         (rehearsal.folder / "tools.json").write_text(
             json.dumps({key: str(path) for key, path in found.items()}, indent=1)
         )
@@ -71,6 +75,14 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     return code
 
 
+def _mode(rehearsal: Rehearsal) -> tuple[Mode, str]:
+    """Its mode and why: what it was made with, else what this machine allows."""
+    if rehearsal.record is not None:
+        return rehearsal.record.mode, rehearsal.record.reason
+    possible, reason = doctor.containers_possible()
+    return "node" if possible else "simulated", reason
+
+
 @contextmanager
 def _config_errors() -> Iterator[None]:
     try:
@@ -81,22 +93,23 @@ def _config_errors() -> Iterator[None]:
         raise EstateError("configuration", first + rest, "mend the file and run again") from None
 
 
-def _enough_room() -> None:
+def _enough_room(mode: Mode) -> None:
+    needed = _MEMORY_GIB[mode]
     memory = psutil.virtual_memory().available / 2**30
-    if memory < _MEMORY_GIB:
+    if memory < needed:
         raise EstateError(
             "memory",
             f"{memory:.1f} GiB available",
-            f"the core needs {_MEMORY_GIB:.0f} GiB: end other programs or use a larger machine",
+            f"the core needs {needed:.0f} GiB: end other programs or use a larger machine",
         )
     for what, folder in (("cache", paths.cache()), ("state", paths.state_root())):
         paths.ensure(folder, what)
         free = shutil.disk_usage(folder).free / 2**30
-        if free < _DISK_GIB:
+        if free < _DISK_GIB[mode]:
             raise EstateError(
                 f"disk of {folder}",
                 f"{free:.1f} GiB free",
-                f"{_DISK_GIB:.0f} GiB are needed: free some, or set ESTATE_{what.upper()}",
+                f"{_DISK_GIB[mode]:.0f} GiB are needed: free some, or set ESTATE_{what.upper()}",
             )
 
 
@@ -307,6 +320,10 @@ def logs(name: str, component: str, follow: bool) -> int:
                 f"log {component}", "no such process or pod", "choose one from the list"
             )
         return 0
+    if rehearsal.required().mode == "simulated":
+        raise EstateError(
+            f"log {component}", "a simulated pod writes none", "choose a process: ./estate logs"
+        )
     code = 0
     for pod in chosen:
         command = [str(rehearsal.folder / "bin" / "kubectl"), "logs", "-n", str(pod["namespace"])]

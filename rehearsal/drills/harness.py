@@ -106,7 +106,11 @@ class Written:
 
 @dataclass
 class Result:
-    """What a drill found; seconds count from the blow, None where it did not come to that."""
+    """What a drill found; seconds count from the blow, None where it did not come to that.
+
+    `load_1min` is the machine's, taken when the writing ended: with other work on the machine an
+    outage says more about that than about the estate.
+    """
 
     drill: str
     title: str
@@ -119,6 +123,7 @@ class Result:
     target_s: float
     met: bool
     green: bool
+    load_1min: float
     writers: list[Written]
     timeline: list[Event]
 
@@ -151,6 +156,7 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
             else:
                 repaired, recovered = "by itself", _await(whole, writers, scene)
             _listen(writers, scene, max(2.0, scene.broken_at + AFTER_S - time.monotonic()))
+        load = round(os.getloadavg()[0], 1)
         writers.send("stop")
         counted = []
         for found in _results(writers, drill):
@@ -175,6 +181,7 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
         target_s=drill.target_s,
         met=lost == 0 and outage_s <= drill.target_s and recovered is not None and green,
         green=green,
+        load_1min=load,
         writers=counted,
         timeline=timeline([*scene.notes, *events], scene.broken_at),
     )

@@ -293,7 +293,9 @@ class MqttWriter(threading.Thread):
             client.on_disconnect = self._disconnected(who)
         self._asked = threading.Event()
         self._lock = threading.Lock()
+        # Message id -> number, and the acknowledgements that came before publish() returned.
         self._numbers: dict[int, int] = {}
+        self._early: dict[int, Any] = {}
         self._received: set[int] = set()
 
     def _disconnected(self, who: str) -> Any:
@@ -320,7 +322,13 @@ class MqttWriter(threading.Thread):
 
     def _acknowledge(self, _: object, __: object, mid: int, reason: Any, ___: object) -> None:
         with self._lock:
-            number = self._numbers.pop(mid)
+            number = self._numbers.pop(mid, None)
+            if number is None:
+                self._early[mid] = reason
+                return
+        self._count(number, reason)
+
+    def _count(self, number: int, reason: Any) -> None:
         if reason.is_failure:
             self.record.error(reason)
         else:
@@ -344,10 +352,14 @@ class MqttWriter(threading.Thread):
         """Publish until asked to stop; while offline the client keeps messages for later."""
         while not self._asked.wait(0.01):
             number = self.record.attempts
+            # Outside of the lock: publish() takes one of paho's, under which it calls back.
+            info = self._publisher.publish(self._topic, str(number).encode(), qos=1)
             with self._lock:
-                # The acknowledgement may come before publish() returns its message id.
-                info = self._publisher.publish(self._topic, str(number).encode(), qos=1)
-                self._numbers[info.mid] = number
+                reason = self._early.pop(info.mid, None)
+                if reason is None:
+                    self._numbers[info.mid] = number
+            if reason is not None:
+                self._count(number, reason)
             self.record.attempts += 1
 
     def stop(self) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def _list(builder: Builder, args: Sequence[str]) -> int:
         size = f"{_size(builder, Blob(entry['digest'], entry['size'])) / 1e6:.1f} MB"
         bill = _sbom_file(builder, key).name
         rows.append((key, recipe.reference, entry["digest"], size, bill))
-    console.table(f"Images; SBOMs lie in {builder.root / 'sbom'}", ("image", "tag", "digest", "size", "SBOM"), rows)
+    title = f"Images; SBOMs lie in {builder.root / 'sbom'}"
+    console.table(title, ("image", "tag", "digest", "size", "SBOM"), rows)
     return 0
 
 

@@ -26,11 +26,6 @@ def installed() -> list[dict[str, Any]]:
     return objects(addons.manifests(REFERENCES, Path("/state/volumes")))
 
 
-def one(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (chosen,) = [o for o in found if (o["kind"], o["metadata"]["name"]) == (kind, name)]
-    return chosen
-
-
 def test_every_manifest_is_an_object_with_a_name_and_no_place_left_open(
     installed: list[dict[str, Any]],
 ) -> None:
@@ -80,7 +75,9 @@ def test_the_default_storage_class_waits_for_its_pod(installed: list[dict[str, A
 
 
 def test_stand_ins_for_storage_parse() -> None:
-    assert one(objects(addons.simulated()), "StorageClass", "local-path")
+    default = "storageclass.kubernetes.io/is-default-class"
+    classes = [value for value in objects(addons.simulated()) if value["kind"] == "StorageClass"]
+    assert [value["metadata"]["annotations"][default] for value in classes] == ["true"]
     for stage in objects(addons.stages()):
         assert stage["kind"] == "Stage" and stage["metadata"]["name"]
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from rehearsal import sandbox
 from rehearsal.control_plane import PARTS, ControlPlane, port_free, write_kubeconfig
 from rehearsal.errors import EstateError
+from rehearsal.processes import wait_for
 from rehearsal.sandbox import Direct, Sandbox
 
 
@@ -25,9 +29,12 @@ class Tools(dict[str, Path]):
         return Path("/tools") / name
 
 
+API, OTHERS = 31440, 31450  # off the range that rehearsals take first
+
+
 def plane(box: Sandbox | Direct, tools: Mapping[str, Path] | None = None) -> ControlPlane:
     box.folder.mkdir(parents=True, exist_ok=True)
-    return ControlPlane(box, tools or Tools(), api_port=16440, ports=16450)
+    return ControlPlane(box, tools or Tools(), api_port=API, ports=OTHERS)
 
 
 @pytest.fixture
@@ -73,8 +80,8 @@ def test_only_inside_the_sandbox_the_api_listens_for_pods(inside: ControlPlane) 
 def test_every_port_is_its_own_and_stated(direct: ControlPlane) -> None:
     options = document(direct)["options"]
     ports = [value for key, value in options.items() if key.endswith("Port")]
-    assert options["kubeApiserverPort"] == 16440
-    assert sorted(ports) == [16440, *range(16450, 16455)]
+    assert options["kubeApiserverPort"] == API
+    assert sorted(ports) == [API, *range(OTHERS, OTHERS + 5)]
 
 
 def test_every_part_is_ours_and_a_real_binary(direct: ControlPlane) -> None:
@@ -154,15 +161,37 @@ def test_what_exists_is_started_and_never_deleted(tmp_path: Path) -> None:
     assert settled.exists()
 
 
-def test_what_runs_is_told_by_the_processes_themselves(tmp_path: Path) -> None:
+def test_what_runs_is_told_by_id_and_program(tmp_path: Path) -> None:
     made = plane(Direct("direct", tmp_path / "d"))
     assert made.running() == dict.fromkeys(PARTS, False)
-    pids = made.pki.parent / "pids"
-    pids.mkdir(parents=True)
-    (pids / "etcd.pid").write_text(f"{os.getpid()}\n")
-    (pids / "kube-scheduler.pid").write_text("999999999")
-    (pids / "kube-apiserver.pid").write_text("no number")
-    assert made.running() == {**dict.fromkeys(PARTS, False), "etcd": True}
+    folder = made.pki.parent
+    (folder / "pids").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "etcd"
+    shutil.copy(str(shutil.which("sleep")), program)
+    part = subprocess.Popen([program, "60"])
+    try:
+        assert wait_for(lambda: psutil.Process(part.pid).cmdline()[0] == str(program), 5)
+        (folder / "pids" / "etcd.pid").write_text(f"{part.pid}\n")
+        # The kernel gave this id to somebody else since.
+        (folder / "pids" / "kwok-controller.pid").write_text(f"{os.getpid()}\n")
+        (folder / "pids" / "kube-scheduler.pid").write_text("999999999")
+        (folder / "pids" / "kube-apiserver.pid").write_text("no number")
+        assert made.running() == {**dict.fromkeys(PARTS, False), "etcd": True}
+    finally:
+        part.kill()
+        part.wait()
+
+
+def test_a_port_taken_while_its_part_was_down_is_named(tmp_path: Path) -> None:
+    made = plane(Direct("direct", tmp_path / "d"))
+    made.pki.parent.mkdir(parents=True)
+    (made.pki.parent / "kwok.yaml").touch()
+    with (
+        socket.create_server(("127.0.0.1", API)),
+        pytest.raises(EstateError, match=rf"^port {API} \(kube-apiserver\): in use"),
+    ):
+        made.start()
 
 
 def test_a_kubeconfig_is_its_users_alone(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def outcome(**changes: object) -> Result:
         "target_s": 12.0,
         "met": False,
         "green": True,
+        "load_1min": 0.5,
         "writers": [written],
         "timeline": [(0.5, "x")],
     }

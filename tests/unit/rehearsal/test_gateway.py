@@ -33,10 +33,9 @@ def test_a_port_in_use_is_named_with_the_way_out() -> None:
         port = other.getsockname()[1]
         with pytest.raises(EstateError) as caught:
             listen(port, "grafana")
-    assert str(caught.value) == (
-        f"port {port} (grafana): in use by another program on 127.0.0.1; "
-        "end that program, or choose other ports: ./estate up --port-base 17440"
-    )
+    line = str(caught.value)
+    assert line.startswith(f"port {port} (grafana): in use by another program on 127.0.0.1; ")
+    assert "./estate up --port-base" in line
 
 
 def haproxy() -> str | None:
@@ -117,6 +116,7 @@ def test_a_port_in_use_starts_nothing(gateway: Gateway) -> None:
 
 
 @needs_haproxy
-def test_a_gateway_that_ends_at_once_says_its_last_words(gateway: Gateway) -> None:
-    with pytest.raises(EstateError, match=r"^gateway: .*nonsense.*; see .*gateway\.log"):
+def test_a_gateway_that_can_not_start_says_why(gateway: Gateway) -> None:
+    with pytest.raises(EstateError, match=r"^gateway: .*unknown keyword 'of'.*gateway\.cfg"):
         gateway.start([Route("api", free_port(), "nonsense of a target:x y")])
+    assert not gateway.daemon.known

@@ -145,7 +145,8 @@ from rehearsal import tools
 from rehearsal.errors import EstateError
 tools.HERE = Path(sys.argv[1])
 def show(*event):
-    print(json.dumps(event), flush=True)
+    sys.stdout.write(json.dumps(event) + chr(10))  # one write: two builds report at once
+    sys.stdout.flush()
 try:
     tools.ensure(sys.argv[2:], show)
 except EstateError as error:
