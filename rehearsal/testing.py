@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from rehearsal import paths
+from rehearsal import paths, tools
 from rehearsal.errors import UsageError
+from rehearsal.progress import ToolBars
 
 LAYERS = ("unit", "contract", "state")
 
@@ -21,9 +22,26 @@ def run(*, layers: Sequence[str], args: Sequence[str]) -> NoReturn:
         args: further arguments for pytest. A path among them is run instead of the layers.
     """
     os.chdir(paths.root())
-    command = [sys.executable, "-P", "-m", "pytest", *selection(layers, args), *args]
+    folders = selection(layers, args)
+    command = [sys.executable, "-P", "-m", "pytest", *folders, *args]
+    env = {**os.environ, "PYTHONPATH": str(paths.root())}
+    if set(folders) - {"tests/unit"}:
+        env |= with_tools(env)
     sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(paths.root())})
+    os.execve(sys.executable, command, env)
+
+
+def with_tools(env: Mapping[str, str]) -> dict[str, str]:
+    """Have the tools that contract tests run, built where they lack, and say where they are.
+
+    Without them those tests would be skipped, and a test that is skipped everywhere shows nothing.
+    """
+    names = ["pulumi", "pulumi-resource-kubernetes", "kubectl", "promtool"]
+    with ToolBars() as bars:
+        found = tools.ensure(names, bars)
+    folders = [str(found[name].parent) for name in names if name != "pulumi"]
+    search = os.pathsep.join([*folders, env.get("PATH", os.defpath)])
+    return {"ESTATE_PULUMI": str(found["pulumi"]), "PATH": search}
 
 
 def selection(layers: Sequence[str], args: Sequence[str]) -> list[str]:
