@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rehearsal import paths
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
@@ -46,7 +48,7 @@ class Pulumi:
 
         The stack is made from a project folder in the rehearsal's state: its configuration file
         takes the salt of the passphrase, which Pulumi would else write into the tracked one.
-        The caller holds the rehearsal's own lock, so no live `estate` can be the lock's owner.
+        A lock of a pulumi that runs stays: then Pulumi itself refuses the second update.
         """
         settings = self._rehearsal.stack_settings
         if not settings.exists():
@@ -57,13 +59,14 @@ class Pulumi:
                 capture=True,
                 folder=settings.parent,
             )
+            if done.returncode == 0:
+                done = self._run(["stack", "select", STACK, "--non-interactive"], capture=True)
             if done.returncode != 0:
+                settings.unlink(missing_ok=True)
                 raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
-        done = self._run(["stack", "select", STACK, "--non-interactive"], capture=True)
-        if done.returncode != 0:
-            raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
-        locks = self._rehearsal.folder / "pulumi" / "state" / ".pulumi" / "locks"
-        if any(locks.rglob("*.json")):
+        locks = list((self._rehearsal.folder / "pulumi" / "state").rglob("locks/**/*.json"))
+        if locks and not any(_owner_runs(lock) for lock in locks):
+            self._rehearsal.end_strays()
             self._run(["cancel", "--yes", "--stack", STACK], capture=True)
 
     def up(self) -> None:
@@ -94,6 +97,14 @@ class Pulumi:
         value = json.loads(done.stdout)
         assert isinstance(value, dict)
         return value
+
+
+def _owner_runs(lock: Path) -> bool:
+    """Whether the pulumi that wrote a lock file still runs."""
+    try:
+        return "pulumi" in psutil.Process(json.loads(lock.read_text())["pid"]).name()
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return False
 
 
 def _last(text: str) -> str:

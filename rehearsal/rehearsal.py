@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from rehearsal import addons, paths, pulumi_host, sandbox, tools
 from rehearsal.control_plane import ControlPlane, port_free
 from rehearsal.errors import EstateError
@@ -326,6 +328,7 @@ class Rehearsal:
             # Nothing else was made, and what has this name elsewhere is another user's.
             self._end_simulated()
             return
+        self.end_strays()
         box = sandbox.Sandbox(self.name, self.folder, self.debian)
         box.destroy()
         for pid_file in sorted((self.folder / "pids").glob("*.json")):
@@ -333,6 +336,16 @@ class Rehearsal:
         node = Node(box, {}, self.debian, pki=self.folder, pause_image="")
         node.remove_cgroups()
         self._remove_folder()
+
+    def end_strays(self) -> None:
+        """End what a killed pulumi left running: programs that were started from the folder."""
+        for process in psutil.process_iter():
+            try:
+                command = process.cmdline()
+            except psutil.Error:
+                continue
+            if command and Path(command[0]).is_relative_to(self.folder / "pulumi"):
+                process.kill()
 
     def _end_simulated(self) -> None:
         if (self.folder / "tools.json").exists():  # before it there is no process

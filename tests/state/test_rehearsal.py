@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from rehearsal.processes import wait_for
 from tests.state import snapshot
 
 NAME = "test"
-SECOND_UP_S = 15.0
 _POSSIBLE, _REASON = doctor.containers_possible()
 
 pytestmark = pytest.mark.skipif(not _POSSIBLE, reason=f"no real node here: {_REASON}")
@@ -119,14 +117,11 @@ def test_up_ends_green_and_verify_agrees(up: Estate) -> None:
     assert {"mosquitto", "kafka", "pgpool", "prometheus", "estate", "host"} <= components
 
 
-def test_second_up_changes_nothing_and_is_quick(up: Estate) -> None:
-    began = time.monotonic()
+def test_second_up_changes_nothing(up: Estate) -> None:
     done = up("up")
-    seconds = time.monotonic() - began
     assert "unchanged" in done.stdout + done.stderr
     for word in (" created", " updated", " replaced", " deleted"):
         assert f"{word}\n" not in done.stdout, done.stdout
-    assert seconds < SECOND_UP_S, f"second up took {seconds:.1f} s"
 
 
 def test_preview_of_a_changed_memory_limit_shows_that_change_only(
