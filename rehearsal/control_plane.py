@@ -55,6 +55,8 @@ class ControlPlane:
             f"KWOK_WORKDIR={self._work}",
             f"KWOK_KUBE_VERSION={KUBERNETES_VERSION}",
             "KUBECONFIG=/dev/null",
+            # It asks through kubectl, which would else cache in the user's ~/.kube.
+            f"KUBECACHEDIR={self.box.folder / 'kubectl-cache'}",
             str(self.tools["kwokctl"]),
             f"--name={_CLUSTER}",
             *arguments,

@@ -78,7 +78,8 @@ class Pulumi:
 
     def preview(self, arguments: Sequence[str]) -> int:
         """`pulumi preview`, shown as it is; returns its exit code."""
-        return self._run(["preview", "--stack", STACK, *arguments], capture=False).returncode
+        command = ["preview", "--stack", STACK, "--suppress-outputs", *arguments]
+        return self._run(command, capture=False).returncode
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs, secrets masked; empty when it was never brought up."""

@@ -117,7 +117,8 @@ def _sysctls() -> set[str]:
         for name in files:
             file = Path(folder, name)
             key = str(file.relative_to(root))
-            if not _VOLATILE.search(key):
+            # What nobody can write is a counter of the kernel, no setting (fs/quota/syncs).
+            if not _VOLATILE.search(key) and file.stat().st_mode & 0o222:
                 with contextlib.suppress(OSError):
                     found.add(f"{key} = {' '.join(file.read_text(errors='replace').split())}")
     return found

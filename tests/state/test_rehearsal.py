@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from configs import schema
 from rehearsal import doctor, paths
 from rehearsal.processes import wait_for
 from tests.state import snapshot
@@ -127,12 +128,22 @@ def test_second_up_changes_nothing(up: Estate) -> None:
 def test_preview_of_a_changed_memory_limit_shows_that_change_only(
     up: Estate, tmp_path: Path
 ) -> None:
-    document = yaml.safe_load((paths.root() / "configs" / "Pulumi.local.yaml").read_text())
-    resources = document["config"]["estate:environment"]["mosquitto"].setdefault("resources", {})
-    resources["memory_limit_mib"] = 333
-    changed = tmp_path / "Pulumi.local.yaml"
-    changed.write_text(yaml.safe_dump(document))
-    done = up("preview", "--json", "--diff", "--config-file", str(changed))
+    for part in ("configs", "stacks", "components"):
+        shutil.copytree(paths.root() / part, tmp_path / part)
+    shutil.copy(paths.root() / "Pulumi.yaml", tmp_path)
+    environment = tmp_path / "configs" / "Pulumi.local.yaml"
+    document = yaml.safe_load(environment.read_text())
+    mosquitto = schema.load(environment).mosquitto
+    assert mosquitto is not None
+    resources = {**mosquitto.resources.model_dump(exclude_none=True), "memory_limit_mib": 333}
+    document["config"]["estate:environment"]["mosquitto"]["resources"] = resources
+    environment.write_text(yaml.safe_dump(document))
+    # As its users know it: the shell lines of `estate env`, then pulumi itself.
+    command = f"{up('env').stdout}\nexec pulumi preview --stack local --json --diff"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     steps = json.loads(done.stdout)["steps"]
     different = [step for step in steps if step["op"] not in ("same", "read")]
     assert [step["op"] for step in different] == ["update"], different

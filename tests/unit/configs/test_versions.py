@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -52,3 +53,13 @@ def test_a_missing_lock_says_what_makes_it(files: tuple[Path, Path]) -> None:
 def test_an_image_without_a_digest_is_named(files: tuple[Path, Path]) -> None:
     with pytest.raises(KeyError, match="'kafka' has no digest"):
         versions.upstream(files[1])["kafka"]
+
+
+def test_placeholders_have_every_image_and_pass_as_a_lock(tmp_path: Path) -> None:
+    found = versions.placeholders()
+    assert set(found) == set(versions.declared())
+    lock = tmp_path / "images.json"
+    lock.write_text(json.dumps(found), encoding="utf-8")
+    images = versions.rehearsal(lock)
+    name = f"{found['kafka']['repository']}:{found['kafka']['tag']}"
+    assert images["kafka"].ref == f"{name}@sha256:{hashlib.sha256(name.encode()).hexdigest()}"
