@@ -11,7 +11,7 @@ import datetime
 import ipaddress
 import json
 import os
-import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from rehearsal import sandbox
@@ -65,7 +66,10 @@ class Node:
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         if certificate.exists() and key.exists():
             return certificate, key
-        authority = x509.load_pem_x509_certificate((self._pki / "ca.crt").read_bytes())
+        with warnings.catch_warnings():
+            # kwokctl's CA has the serial number 0, which cryptography warns of at each reading.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            authority = x509.load_pem_x509_certificate((self._pki / "ca.crt").read_bytes())
         authority_key = serialization.load_pem_private_key(
             (self._pki / "ca.key").read_bytes(), password=None
         )
@@ -369,8 +373,3 @@ def _may_raise_oom_score() -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 24 & 1)
     return False
-
-
-def removed(folder: Path) -> None:
-    """Remove a node's folder, also what containers wrote with other owners."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -122,7 +122,10 @@ def _users_path() -> str:
     """
     entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join(
-        entry for entry in entries if not (Path(entry).parent / "rehearsal.json").exists()
+        # os.path: a folder that is closed to this user is none of ours, and no error.
+        entry
+        for entry in entries
+        if not os.path.exists(Path(entry).parent / "rehearsal.json")
     )
 
 
