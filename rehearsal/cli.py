@@ -179,7 +179,7 @@ def tools(
     action: Annotated[str, typer.Argument(help="list, build, path, lock or prune.")] = "list",
 ) -> None:
     """Find or build the tools (pulumi, kubectl, the control plane); show their state."""
-    _call("rehearsal.tools:command", action, list(context.args))
+    _call("rehearsal.tool_commands:run", action, list(context.args))
 
 
 @app.command(rich_help_panel="Machine", context_settings=RAW)

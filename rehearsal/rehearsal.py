@@ -257,6 +257,21 @@ class Rehearsal:
         gateway.start([Route(name, ports[name], target) for name, target in sorted(links.items())])
         return ports
 
+    def processes(self) -> dict[str, bool]:
+        """Whether each of its processes runs, by name."""
+        found = _recorded_tools(self.folder)
+        box = self.box()
+        state = {"sandbox": box.alive} if self.required().mode == "node" else {}
+        if not box.alive:
+            return {**state, **dict.fromkeys(("control plane", "node"), False)}
+        state |= self.control_plane(found).running()
+        if self.required().mode == "node":
+            state |= self.node(found).running()
+            state["gateway"] = self.gateway("gateway").daemon.process() is not None
+            if self.required().routes:
+                state["pages"] = self.gateway("pages").daemon.process() is not None
+        return state
+
     # -- environment ---------------------------------------------------------------------------
 
     def environment(self) -> dict[str, str]:
@@ -349,7 +364,7 @@ class Rehearsal:
 
     def _end_simulated(self) -> None:
         if (self.folder / "tools.json").exists():  # before it there is no process
-            plane = self.control_plane(_stopping_tools(self.folder))
+            plane = self.control_plane(_recorded_tools(self.folder))
             plane.stop()
             if left := [name for name, runs in plane.running().items() if runs]:
                 raise EstateError(f"process {left[0]}", "does not end", "run ./estate down again")
@@ -363,8 +378,8 @@ class Rehearsal:
         (paths.state_root() / f".{self.name}.lock").unlink(missing_ok=True)
 
 
-def _stopping_tools(folder: Path) -> dict[str, Path]:
-    """The tools that a deletion needs, from the links that `up` left in the folder."""
+def _recorded_tools(folder: Path) -> dict[str, Path]:
+    """The tools that the last `up` used, as it wrote them down in the folder."""
     found = json.loads((folder / "tools.json").read_text())
     return {name: Path(path) for name, path in found.items()}
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +35,6 @@ __all__ = [
     "build",
     "built",
     "catalogue",
-    "command",
     "ensure",
     "find",
     "go",
@@ -354,10 +353,3 @@ def _forget_caches(groups: set[str], progress: Progress) -> None:
     with suppress(EstateError):  # another command builds: its end removes them
         prune()
     progress("Go's caches", "done", 1, 1)
-
-
-def command(action: str, args: Sequence[str]) -> int:
-    """`./estate tools`: list, build, path, lock or prune; returns the exit code."""
-    from rehearsal import tool_commands  # it needs this module
-
-    return tool_commands.run(action, args)

@@ -186,30 +186,11 @@ def preview(name: str, args: Sequence[str]) -> int:
     return Pulumi(rehearsal).preview(args)
 
 
-def processes(rehearsal: Rehearsal) -> dict[str, bool]:
-    """Whether each process of the rehearsal runs, by name."""
-    found = {
-        key: Path(value)
-        for key, value in json.loads((rehearsal.folder / "tools.json").read_text()).items()
-    }
-    box = rehearsal.box()
-    state = {"sandbox": box.alive} if rehearsal.required().mode == "node" else {}
-    if not box.alive:
-        return {**state, **dict.fromkeys(("control plane", "node"), False)}
-    state |= rehearsal.control_plane(found).running()
-    if rehearsal.required().mode == "node":
-        state |= rehearsal.node(found).running()
-        state["gateway"] = rehearsal.gateway("gateway").daemon.process() is not None
-        if rehearsal.required().routes:
-            state["pages"] = rehearsal.gateway("pages").daemon.process() is not None
-    return state
-
-
 def status(name: str, as_json: bool) -> int:
     """Show what runs, what is real, simulated or declared, and where to click."""
     rehearsal = Rehearsal(name)
     record = rehearsal.required()
-    running = processes(rehearsal)
+    running = rehearsal.processes()
     dead = [part for part, alive in running.items() if not alive]
     pods = [] if dead and "kube-apiserver" in dead else _pods(rehearsal)
     if as_json:

@@ -75,13 +75,11 @@ def _wanted(row: str, only: Sequence[str]) -> bool:
 
 
 def _dead(rehearsal: Rehearsal) -> list[Row]:
-    from rehearsal.up import processes  # `up` runs these checks, so it imports this module
-
     name = rehearsal.name
     way_out = "./estate up" + ("" if name == "local" else f" --name {name}")
     return [
         Row(part, "the process runs", "failed", f"stopped; run: {way_out}")
-        for part, alive in processes(rehearsal).items()
+        for part, alive in rehearsal.processes().items()
         if not alive
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import go, images, locks, tools
+from rehearsal import go, images, locks, tool_commands, tools
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.images import Builder
 from tests.unit.rehearsal.conftest import Folders
@@ -27,7 +27,7 @@ ENTRY = {"repository": "docker.io/library/busybox", "tag": "1.35", "archive": "x
 )
 def test_wrong_use_of_tools_is_named(action: str, args: list[str], line: str) -> None:
     with pytest.raises(UsageError) as caught:
-        tools.command(action, args)
+        tool_commands.run(action, args)
     assert str(caught.value) == line
     assert caught.value.exit_code == 2
 
@@ -35,7 +35,7 @@ def test_wrong_use_of_tools_is_named(action: str, args: list[str], line: str) ->
 @pytest.mark.parametrize("action", ["build", "path"])
 def test_an_unknown_tool_is_refused_with_the_known_ones(action: str) -> None:
     with pytest.raises(UsageError) as caught:
-        tools.command(action, ["kubctl"])
+        tool_commands.run(action, ["kubctl"])
     assert "no tool 'kubctl'; choose from: pulumi, " in str(caught.value)
     assert all(name in str(caught.value) for name in tools.catalogue())
 
@@ -52,7 +52,7 @@ def test_list_says_of_each_tool_where_it_is(
     folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found_by_the_command("etcd", folders)
-    assert tools.command("list", []) == 0
+    assert tool_commands.run("list", []) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
     found = {row[0]: row[1:] for row in rows}
@@ -67,22 +67,22 @@ def test_path_prints_one_path_or_says_how_to_get_it(
     with pytest.raises(
         EstateError, match=r"tool etcd: not built yet; run: ./estate tools build etcd"
     ):
-        tools.command("path", ["etcd"])
+        tool_commands.run("path", ["etcd"])
     file = found_by_the_command("etcd", folders)
-    assert tools.command("path", ["etcd"]) == 0
+    assert tool_commands.run("path", ["etcd"]) == 0
     assert capsys.readouterr().out == f"{file}\n"
 
 
 def test_build_finds_what_is_there(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     found_by_the_command("etcd", folders)
-    assert tools.command("build", ["etcd", "etcd"]) == 0
+    assert tool_commands.run("build", ["etcd", "etcd"]) == 0
     assert "1 tool is there" in capsys.readouterr().err
 
 
 def test_prune_says_what_it_freed(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     (folders.cache / "go" / "build").mkdir(parents=True)
     (folders.cache / "go" / "build" / "x").write_bytes(b"x" * 300_000_000)
-    assert tools.command("prune", []) == 0
+    assert tool_commands.run("prune", []) == 0
     assert "0.3 GB freed; the built tools stay" in capsys.readouterr().err
 
 
