@@ -26,19 +26,20 @@ def run(*, layers: Sequence[str], args: Sequence[str]) -> NoReturn:
     command = [sys.executable, "-P", "-m", "pytest", *folders, *args]
     env = {**os.environ, "PYTHONPATH": str(paths.root())}
     if set(folders) - {"tests/unit"}:
-        env |= with_tools(env)
+        env |= with_tools(env, everything="tests/state" in folders)
     sys.stdout.flush()
     os.execve(sys.executable, command, env)
 
 
-def with_tools(env: Mapping[str, str]) -> dict[str, str]:
+def with_tools(env: Mapping[str, str], *, everything: bool) -> dict[str, str]:
     """Have the tools that contract tests run, built where they lack, and say where they are.
 
     Without them those tests would be skipped, and a test that is skipped everywhere shows nothing.
+    With `everything`, those of a rehearsal too: built in one go, they share what Go compiles.
     """
     names = ["pulumi", "pulumi-resource-kubernetes", "kubectl", "promtool"]
     with ToolBars() as bars:
-        found = tools.ensure(names, bars)
+        found = tools.ensure(list(tools.catalogue()) if everything else names, bars)
     folders = [str(found[name].parent) for name in names if name != "pulumi"]
     search = os.pathsep.join([*folders, env.get("PATH", os.defpath)])
     return {"ESTATE_PULUMI": str(found["pulumi"]), "PATH": search}
