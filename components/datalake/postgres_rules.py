@@ -77,7 +77,8 @@ def pgpool_rules(name: str, namespace: str, config: PgpoolConfig) -> list[dict[s
             f'sql_exporter_last_scrape_failed{{{pods}, query="pgpool_writable"}} == 1)'
             " or vector(0)) == 0",
             f"no replica of {name} reaches a primary: writes are refused",
-            for_s=30,
+            # Longer than the first scrapes of a new estate, and than any failover.
+            for_s=90,
         ),
         alert(
             "PgpoolQueriesFail",
