@@ -58,7 +58,7 @@ class Declared:
 def declared(deployment: Mapping[str, Any]) -> list[Declared]:
     """The Kubernetes objects of `pulumi stack export --show-secrets`."""
     found = []
-    for resource in deployment.get("deployment", deployment).get("resources", []):
+    for resource in deployment.get("deployment", deployment).get("resources") or []:
         inputs = resource.get("inputs") or {}
         of_kubernetes = resource.get("type", "").startswith("kubernetes:")
         if not of_kubernetes or not resource.get("custom") or resource.get("delete"):

@@ -69,10 +69,14 @@ class Pulumi:
             self._rehearsal.end_strays()
             self._run(["cancel", "--yes", "--stack", STACK], capture=True)
 
-    def up(self) -> None:
-        """`pulumi up` without questions, shown as it goes; EstateError when it fails."""
+    def up(self, *, refresh: bool) -> None:
+        """`pulumi up` without questions, shown as it goes; EstateError when it fails.
+
+        With `refresh`, Pulumi first reads every object, so that it puts back what a hand changed.
+        """
         arguments = ["up", "--stack", STACK, "--yes", "--skip-preview", "--non-interactive"]
-        done = self._run([*arguments, "--parallel", "32", "--suppress-outputs"], capture=False)
+        arguments += ["--parallel", "32", "--suppress-outputs", *(["--refresh"] if refresh else [])]
+        done = self._run(arguments, capture=False)
         if done.returncode != 0:
             raise EstateError("pulumi up", "failed, as shown above", "mend it and run up again")
 

@@ -17,8 +17,9 @@ import psutil
 
 from configs.errors import ConfigError
 from configs.schema import load, secret_refs
-from rehearsal import addons, console, credentials, doctor, images, paths, tools, verify
+from rehearsal import addons, console, credentials, doctor, drift, images, paths, tools, verify
 from rehearsal.errors import EstateError, UsageError
+from rehearsal.kube import Api, ApiError
 from rehearsal.parts import PROFILES, table_rows
 from rehearsal.progress import ImageBars, ToolBars
 from rehearsal.pulumi import STACK, Pulumi
@@ -64,7 +65,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         console.step("pulumi up")
         pulumi = Pulumi(rehearsal)
         pulumi.select()
-        pulumi.up()
+        pulumi.up(refresh=_changed_by_hand(rehearsal, pulumi))
         outputs = pulumi.outputs()
         links = {key: _target(str(url)) for key, url in (outputs.get("links") or {}).items()}
         ports = rehearsal.open_pages(links)
@@ -161,6 +162,23 @@ def _image_lock_of_names(rehearsal: Rehearsal) -> None:
     from configs import versions
 
     (rehearsal.folder / "images.json").write_text(json.dumps(versions.placeholders(), indent=1))
+
+
+def _changed_by_hand(rehearsal: Rehearsal, pulumi: Pulumi) -> bool:
+    """Whether a declared object was changed or deleted by hand; names each.
+
+    Pulumi trusts its state unless it is told to refresh, which costs more than this look.
+    """
+    declared = drift.declared(pulumi.export())
+    if not declared:
+        return False
+    try:
+        found = drift.find(Api(rehearsal.kubeconfig), declared)
+    except ApiError as error:
+        raise EstateError("Kubernetes API", str(error)[:200], "run up again") from None
+    for one in found:
+        console.warn(f"put back: {one.where}: {one.what}")
+    return bool(found)
 
 
 def _target(url: str) -> str:
