@@ -18,8 +18,14 @@ VERSIONS = Path(__file__).with_name("versions.toml")
 
 
 def declared(path: Path = VERSIONS) -> dict[str, dict[str, str]]:
-    """`images` of versions.toml: key -> repository, tag and, where known, upstream's digest."""
-    images = tomllib.loads(path.read_text(encoding="utf-8")).get("images", {})
+    """`images` of versions.toml: key -> repository, tag and, where known, upstream's digest.
+
+    Raises ConfigError when the file is no TOML.
+    """
+    try:
+        images = tomllib.loads(path.read_text(encoding="utf-8")).get("images", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: not TOML: {error}; mend that line") from None
     return {str(key): dict(value) for key, value in images.items()}
 
 

@@ -113,13 +113,14 @@ class Rehearsal:
                 )
             return self.record.port_base
         base = port_base if port_base is not None else self._free_base()
+        which = "" if self.name == "local" else f" --name {self.name}"
         for port in range(base, base + PORTS):
             if not port_free(port):
                 raise EstateError(
                     f"port {port}",
                     "in use by another program on 127.0.0.1",
                     "end that program, or choose other ports: "
-                    f"./estate up --port-base {base + 1000}",
+                    f"./estate up{which} --port-base {base + 1000}",
                 )
         return base
 

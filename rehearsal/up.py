@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from configs import versions
 from configs.errors import ConfigError
 from configs.schema import load, secret_refs
 from rehearsal import addons, console, credentials, doctor, drift, images, paths, tools, verify
@@ -39,6 +40,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     environment_file = paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
     with _config_errors():
         environment = load(environment_file)
+        versions.declared()
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
         mode, reason = _mode(rehearsal)
@@ -159,8 +161,6 @@ def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
 
 def _image_lock_of_names(rehearsal: Rehearsal) -> None:
     """Without containers no image is built: the lock names them with digests of their names."""
-    from configs import versions
-
     (rehearsal.folder / "images.json").write_text(json.dumps(versions.placeholders(), indent=1))
 
 

@@ -63,3 +63,10 @@ def test_placeholders_have_every_image_and_pass_as_a_lock(tmp_path: Path) -> Non
     images = versions.rehearsal(lock)
     name = f"{found['kafka']['repository']}:{found['kafka']['tag']}"
     assert images["kafka"].ref == f"{name}@sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def test_broken_toml_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    broken = tmp_path / "versions.toml"
+    broken.write_text("[[[")
+    with pytest.raises(ConfigError, match=r"^versions\.toml: not TOML: .*line 1.*; mend that line"):
+        versions.declared(broken)

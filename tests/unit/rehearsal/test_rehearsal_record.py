@@ -102,7 +102,8 @@ def test_a_chosen_port_in_use_is_named_and_nothing_is_made(folders: Folders) -> 
         Rehearsal("one").prepare("node", "", base)
     assert str(caught.value) == (
         f"port {base + 3}: in use by another program on 127.0.0.1; "
-        f"end that program, or choose other ports: ./estate up --port-base {base + 1000}"
+        "end that program, or choose other ports: "
+        f"./estate up --name one --port-base {base + 1000}"
     )
     assert not folders.state.exists()
 
