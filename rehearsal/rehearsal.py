@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,6 +69,11 @@ class Rehearsal:
         """Whether `up` made it and `down` has not removed it."""
         return self.record is not None
 
+    @property
+    def up_command(self) -> str:
+        """What brings this rehearsal up, as a person types it."""
+        return "./estate up" + ("" if self.name == "local" else f" --name {self.name}")
+
     def required(self) -> Record:
         """The record; EstateError when there is no such rehearsal."""
         if self.record is None:
@@ -76,7 +81,7 @@ class Rehearsal:
             raise EstateError(
                 f"rehearsal {self.name}",
                 f"does not exist (there are: {', '.join(known) or 'none'})",
-                "run: ./estate up" + (f" --name {self.name}" if self.name != "local" else ""),
+                f"run: {self.up_command}",
             )
         return self.record
 
@@ -113,14 +118,13 @@ class Rehearsal:
                 )
             return self.record.port_base
         base = port_base if port_base is not None else self._free_base()
-        which = "" if self.name == "local" else f" --name {self.name}"
         for port in range(base, base + PORTS):
             if not port_free(port):
                 raise EstateError(
                     f"port {port}",
                     "in use by another program on 127.0.0.1",
                     "end that program, or choose other ports: "
-                    f"./estate up{which} --port-base {base + 1000}",
+                    f"{self.up_command} --port-base {base + 1000}",
                 )
         return base
 
@@ -339,12 +343,12 @@ class Rehearsal:
 
     def destroy(self) -> None:
         """End and remove everything of this rehearsal; works at any stage of its life."""
+        self.end_strays()
         record = self.record
         if record is not None and record.mode == "simulated":
             # Nothing else was made, and what has this name elsewhere is another user's.
             self._end_simulated()
             return
-        self.end_strays()
         box = sandbox.Sandbox(self.name, self.folder, self.debian)
         box.destroy()
         for pid_file in sorted((self.folder / "pids").glob("*.json")):
@@ -361,7 +365,8 @@ class Rehearsal:
             except psutil.Error:
                 continue
             if command and Path(command[0]).is_relative_to(self.folder / "pulumi"):
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def _end_simulated(self) -> None:
         if (self.folder / "tools.json").exists():  # before it there is no process

@@ -75,10 +75,8 @@ def _wanted(row: str, only: Sequence[str]) -> bool:
 
 
 def _dead(rehearsal: Rehearsal) -> list[Row]:
-    name = rehearsal.name
-    way_out = "./estate up" + ("" if name == "local" else f" --name {name}")
     return [
-        Row(part, "the process runs", "failed", f"stopped; run: {way_out}")
+        Row(part, "the process runs", "failed", f"stopped; run: {rehearsal.up_command}")
         for part, alive in rehearsal.processes().items()
         if not alive
     ]
