@@ -143,6 +143,8 @@ class ControlPlane:
     def start(self) -> bool:
         """Create the cluster, or start those parts of it that do not run; True when new."""
         new = not (self._work / "clusters" / _CLUSTER / "kwok.yaml").exists()
+        if not new and all(self.running().values()):
+            return False
         if new:
             # What an interrupted creation left behind has no data worth keeping.
             shutil.rmtree(self._work, ignore_errors=True)

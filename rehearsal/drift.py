@@ -12,15 +12,14 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from rehearsal.kube import Api, ApiError, Object
+from rehearsal.pulumi import plain
 
-# Pulumi's own mark of a secret value in a state (sdk/go/common/resource, SigKey and SecretSig).
-_SIGNATURE, _SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
 # What the API server writes into any object.
 _SERVERS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 _MISSING = object()
@@ -55,15 +54,15 @@ class Declared:
         return metadata.get("namespace") or "", metadata["name"]
 
 
-def declared(deployment: Mapping[str, Any]) -> list[Declared]:
-    """The Kubernetes objects of `pulumi stack export --show-secrets`."""
+def declared(resources: Iterable[Mapping[str, Any]]) -> list[Declared]:
+    """The Kubernetes objects among a stack's resources, secrets in plain text."""
     found = []
-    for resource in deployment.get("deployment", deployment).get("resources") or []:
+    for resource in resources:
         inputs = resource.get("inputs") or {}
         of_kubernetes = resource.get("type", "").startswith("kubernetes:")
         if not of_kubernetes or not resource.get("custom") or resource.get("delete"):
             continue
-        body, secret = _plain(inputs)
+        body, secret = plain(inputs)
         if not {"apiVersion", "kind", "metadata"} <= set(body) or "name" not in body["metadata"]:
             continue
         found.append(Declared(_as_stored(body), secret or body["kind"] == "Secret"))
@@ -114,8 +113,8 @@ def compare(api: Api, item: Declared, live: Object | None) -> str:
         try:
             wanted = api.dry_apply(item.body)
         except ApiError as error:
-            if error.status == 0:
-                raise
+            if error.status != 400:
+                raise  # no answer, or a webhook that does not answer: nobody can say
             wanted = item.body  # a webhook that knows no dry run: then by the letter
         subset = wanted is item.body
         for path, want, have in differences(_bare(wanted), _bare(live), subset=subset):
@@ -183,19 +182,6 @@ def _without_null(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_null(item) for key, item in value.items() if item is not None}
     return [_without_null(item) for item in value] if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> tuple[Any, bool]:
-    """A value of a state without Pulumi's wrapping of secrets, and whether there was one."""
-    if isinstance(value, dict):
-        if value.get(_SIGNATURE) == _SECRET:
-            return _plain(json.loads(value["plaintext"]))[0], True
-        pairs = {key: _plain(item) for key, item in value.items()}
-        return {key: item for key, (item, _) in pairs.items()}, any(s for _, s in pairs.values())
-    if isinstance(value, list):
-        items = [_plain(item) for item in value]
-        return [item for item, _ in items], any(s for _, s in items)
-    return value, False
 
 
 def _added_by_kubectl(want: Object, live: Object) -> list[str]:

@@ -17,12 +17,26 @@ from urllib.parse import quote
 
 import requests
 import yaml
+from urllib3.util import Retry
 
 from rehearsal.errors import EstateError
 
 Object = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+# "Try again": an API server that has just started says so while its caches fill (Retry-After: 1),
+# and has not looked at the request, so any method may be sent again; client-go does the same.
+_BUSY = Retry(
+    total=20,
+    connect=0,
+    read=0,
+    other=0,
+    status_forcelist=(429,),
+    allowed_methods=None,
+    raise_on_status=False,
+    backoff_factor=0.2,
+    backoff_max=1,
+)
 _GRACE_S = 5  # enough to end in order; programs that ignore SIGTERM are not waited for
 
 
@@ -53,7 +67,8 @@ class Api:
         self._session.trust_env = False  # a proxy of the user's leads away from loopback
         self._session.verify = cluster["certificate-authority"]
         self._session.cert = (user["client-certificate"], user["client-key"])
-        self._session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=32))
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=32, max_retries=_BUSY)
+        self._session.mount("https://", adapter)
 
     def request(
         self,

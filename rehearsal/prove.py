@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rehearsal import console, drift, journal
+from rehearsal import console, drift, journal, workloads
 from rehearsal.errors import EstateError
 from rehearsal.inside import Answer, Check, Probes
 from rehearsal.kube import Api, ApiError, Object
@@ -250,3 +250,41 @@ def of_drift(rehearsal: Rehearsal, api: Api, objects: Sequence[drift.Declared], 
     if len(seen) != 2 or limit not in seen[0] or "deleted" not in seen[1]:
         return Proof(name, None, green_s, f"cannot fail: named was {seen or 'nothing'}")
     return Proof(name, red_s, green_s, "; ".join(seen)[:240])
+
+
+def of_ready(api: Api, name: str) -> Proof:
+    """Delete a pod of a Deployment with several: it must be missed until another is Ready."""
+    deployments = api.items("apps/v1", "Deployment")
+    spaces = workloads.namespaces(api)
+    several = [
+        body
+        for body in deployments
+        if body["metadata"]["namespace"] in spaces and body["spec"].get("replicas", 1) > 1
+    ]
+    if not several:
+        return Proof(name, None, None, "the estate declares no Deployment with several pods")
+    metadata, labels = several[0]["metadata"], several[0]["spec"]["selector"]["matchLabels"]
+    path = api.path("v1", "Pod", metadata["namespace"])
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    pods = api.request("GET", path, query={"labelSelector": selector})["items"]
+    began = time.monotonic()
+    api.request("DELETE", f"{path}/{pods[0]['metadata']['name']}")
+    said, red_s = _lacking(api, True, RED_S)
+    ended = time.monotonic()
+    if not said:
+        return Proof(name, None, None, "cannot fail: green though a pod was deleted")
+    still, green_s = _lacking(api, False, GREEN_S)
+    if still:
+        return Proof(name, red_s - began, None, f"not green again: {still}")
+    return Proof(name, red_s - began, green_s - ended, said)
+
+
+def _lacking(api: Api, wanted: bool, seconds: float) -> tuple[str, float]:
+    """What is not ready as soon as there is something (or nothing) of it, and when."""
+    deadline = time.monotonic() + seconds
+    while True:
+        _, lacking = workloads.unready(api)
+        now = time.monotonic()
+        if bool(lacking) is wanted or now > deadline:
+            return ", ".join(lacking)[:240], now
+        time.sleep(0.3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,25 @@ from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
 STACK = "local"
+_NO_CHANGE = {"same", "read"}
+# Pulumi's own mark of a secret value in a state (sdk/go/common/resource, SigKey and SecretSig).
+_SIGNATURE, _SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
+
+
+@dataclass(frozen=True)
+class State:
+    """A stack's state, its secrets in plain text: for memory only, never for a file."""
+
+    resources: Sequence[Mapping[str, Any]] = field(repr=False)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs; empty when it was never brought up."""
+        for resource in self.resources:
+            if resource.get("type") == "pulumi:pulumi:Stack":
+                found, _ = plain(resource.get("outputs") or {})
+                return dict(found)
+        return {}
 
 
 class Pulumi:
@@ -69,16 +89,26 @@ class Pulumi:
             self._rehearsal.end_strays()
             self._run(["cancel", "--yes", "--stack", STACK], capture=True)
 
-    def up(self, *, refresh: bool) -> None:
-        """`pulumi up` without questions, shown as it goes; EstateError when it fails.
+    def up(self, *, refresh: bool) -> bool:
+        """`pulumi up` without questions, shown as it goes; whether it ended well.
 
         With `refresh`, Pulumi first reads every object, so that it puts back what a hand changed.
         """
         arguments = ["up", "--stack", STACK, "--yes", "--skip-preview", "--non-interactive"]
         arguments += ["--parallel", "32", "--suppress-outputs", *(["--refresh"] if refresh else [])]
-        done = self._run(arguments, capture=False)
-        if done.returncode != 0:
-            raise EstateError("pulumi up", "failed, as shown above", "mend it and run up again")
+        return self._run(arguments, capture=False).returncode == 0
+
+    def unchanged(self) -> bool:
+        """Whether the last `up` left everything as it was, as its record in the backend says."""
+        records = (self._rehearsal.folder / "pulumi" / "state").rglob("*.history.json")
+        newest = max(records, key=lambda file: file.name, default=None)
+        if newest is None:
+            return False
+        try:
+            record = json.loads(newest.read_text(encoding="utf-8"))
+            return record["result"] == "succeeded" and set(record["resourceChanges"]) <= _NO_CHANGE
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # a record of another shape says nothing
 
     def preview(self, arguments: Sequence[str]) -> int:
         """`pulumi preview`, shown as it is; returns its exit code."""
@@ -94,14 +124,25 @@ class Pulumi:
         assert isinstance(value, dict)
         return value
 
-    def export(self) -> dict[str, Any]:
-        """The stack's state with its secrets in plain text: for memory only, never for a file."""
+    def state(self) -> State:
+        """The stack's state (`pulumi stack export --show-secrets`)."""
         done = self._run(["stack", "export", "--stack", STACK, "--show-secrets"], capture=True)
         if done.returncode != 0:
             raise EstateError("pulumi stack export", _last(done.stderr), "run: ./estate up")
-        value = json.loads(done.stdout)
-        assert isinstance(value, dict)
-        return value
+        return State(json.loads(done.stdout)["deployment"].get("resources") or [])
+
+
+def plain(value: Any) -> tuple[Any, bool]:
+    """A value of a state without Pulumi's wrapping of secrets, and whether there was one."""
+    if isinstance(value, dict):
+        if value.get(_SIGNATURE) == _SECRET:
+            return plain(json.loads(value["plaintext"]))[0], True
+        pairs = {key: plain(item) for key, item in value.items()}
+        return {key: item for key, (item, _) in pairs.items()}, any(s for _, s in pairs.values())
+    if isinstance(value, list):
+        items = [plain(item) for item in value]
+        return [item for item, _ in items], any(s for _, s in items)
+    return value, False
 
 
 def _owner_runs(lock: Path) -> bool:

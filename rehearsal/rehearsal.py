@@ -22,6 +22,7 @@ from rehearsal.control_plane import ControlPlane, port_free
 from rehearsal.errors import EstateError
 from rehearsal.gateway import Gateway, Route
 from rehearsal.images import Apt, BuiltImage, unpack_tools
+from rehearsal.kube import Api, ApiError
 from rehearsal.node import Node
 from rehearsal.processes import Daemon, wait_for
 
@@ -217,14 +218,23 @@ class Rehearsal:
             self.gateway("gateway").start(
                 [Route("kubernetes-api", self.api_port, f"{sandbox.NODE_IP}:{_API_INSIDE}")]
             )
+        self.wait_ready(self._api_answers, "Kubernetes API", 60)
+
+    def _api_answers(self) -> bool:
+        """Whether the API lists something: it does not yet when an `up` was interrupted here."""
+        try:
+            Api(self.kubeconfig).items("v1", "Namespace", limit="1")
+        except ApiError:
+            return False
+        return True
 
     def start_node(self, found: Mapping[str, Path], built: Mapping[str, BuiltImage]) -> None:
-        """The real node with its images (containerd must have been started)."""
+        """The real node with its images (containerd must have been started), and the fleet."""
         references = {key: image.named.names[1] for key, image in built.items()}
         node = self.node(found, references["pause"])
         node.start()
         volumes = self.folder / "volumes"
-        self.apply(found, addons.manifests(references, volumes))
+        self.apply(found, f"{addons.manifests(references, volumes)}\n---\n{addons.fleet()}")
 
     def apply(self, found: Mapping[str, Path], manifests: str) -> None:
         """Server-side apply of a YAML stream."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from rehearsal import workloads
 from rehearsal.inside import Check, Row
 from rehearsal.kube import Api
 from rehearsal.rehearsal import Rehearsal
-
-_WORKLOADS = (("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"))
 
 
 def rows(
@@ -27,12 +25,6 @@ def rows(
     return found + [Row(check["id"], check["title"], "skipped", why) for check in checks]
 
 
-def _estates(api: Api) -> set[str]:
-    """The estate's namespaces."""
-    spaces = api.items("v1", "Namespace", labelSelector="app.kubernetes.io/part-of=estate")
-    return {space["metadata"]["name"] for space in spaces}
-
-
 def _timed(id_: str, title: str, ask: Callable[[], tuple[bool, str]]) -> Row:
     began = time.monotonic()
     ok, detail = ask()
@@ -43,45 +35,29 @@ def _timed(id_: str, title: str, ask: Callable[[], tuple[bool, str]]) -> Row:
 def _nodes(api: Api) -> list[Row]:
     def ask() -> tuple[bool, str]:
         nodes = api.items("v1", "Node")
-        bad = [node["metadata"]["name"] for node in nodes if not _condition(node, "Ready")]
+        bad = [
+            node["metadata"]["name"] for node in nodes if not workloads.has_condition(node, "Ready")
+        ]
         words = f"not Ready: {', '.join(bad)}" if bad else f"{len(nodes)} nodes"
         return bool(nodes) and not bad, words
 
     return [_timed("simulated.nodes", "every simulated node is Ready", ask)]
 
 
-def _condition(body: Mapping[str, Any], kind: str) -> bool:
-    conditions = body.get("status", {}).get("conditions", [])
-    return any(entry["type"] == kind and entry["status"] == "True" for entry in conditions)
-
-
 def _workloads(api: Api) -> list[Row]:
-    found = []
-    spaces = _estates(api)
-    for api_version, kind in _WORKLOADS:
-        for body in api.items(api_version, kind):
-            metadata = body["metadata"]
-            if metadata["namespace"] not in spaces:
-                continue
-            name = f"{metadata['namespace']}/{metadata['name']}"
-            ok, detail = _complete(kind, body)
-            title = f"{kind} {name} is scheduled and runs"
-            state = "passed" if ok else "failed"
-            found.append(Row(f"simulated.{kind.lower()}", title, state, detail))  # type: ignore[arg-type]
-    return found
-
-
-def _complete(kind: str, body: Mapping[str, Any]) -> tuple[bool, str]:
-    status = body.get("status", {})
-    if kind == "Job":
-        pods = int(status.get("ready", 0)) + int(status.get("succeeded", 0))
-        return pods > 0 or _condition(body, "Complete"), f"{pods} pods"
-    wanted, ready = int(body["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0))
-    return ready == wanted, f"{ready} of {wanted} pods ready"
+    return [
+        Row(
+            f"simulated.{one.kind.lower()}",
+            f"{one.kind} {one.namespace}/{one.name} is scheduled and runs",
+            "passed" if one.complete else "failed",
+            one.detail,
+        )
+        for one in workloads.workloads(api)
+    ]
 
 
 def _claims(api: Api) -> list[Row]:
-    spaces = _estates(api)
+    spaces = workloads.namespaces(api)
 
     def ask() -> tuple[bool, str]:
         claims = [

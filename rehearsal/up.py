@@ -23,7 +23,7 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
 from rehearsal.parts import PROFILES, table_rows
 from rehearsal.progress import ImageBars, ToolBars
-from rehearsal.pulumi import STACK, Pulumi
+from rehearsal.pulumi import STACK, Pulumi, State
 from rehearsal.rehearsal import Mode, Rehearsal
 
 # What the core was measured to use (docs/figures.md), with some room.
@@ -37,9 +37,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     unknown = sorted(set(profiles) - set(PROFILES))
     if unknown:
         raise UsageError("--profile", unknown[0], f"choose from: {', '.join(PROFILES)}")
-    environment_file = paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
     with _config_errors():
-        environment = load(environment_file)
+        environment = load(_environment_file())
         versions.declared()
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
@@ -65,17 +64,18 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         )
         _cluster(rehearsal, found)
         console.step("pulumi up")
-        pulumi = Pulumi(rehearsal)
-        pulumi.select()
-        pulumi.up(refresh=_changed_by_hand(rehearsal, pulumi))
-        outputs = pulumi.outputs()
-        links = {key: _target(str(url)) for key, url in (outputs.get("links") or {}).items()}
+        state = _pulumi_up(rehearsal)
+        links = {key: _target(str(url)) for key, url in (state.outputs.get("links") or {}).items()}
         ports = rehearsal.open_pages(links)
         console.step("checks")
-        code = verify.run(name, prove=False, only=[], as_json=False, settle=240.0)
+        code = verify.settled(rehearsal, state)
         _where_to_click(rehearsal, ports)
     console.say(f"up in {time.monotonic() - began:.0f} s" + ("" if code == 0 else ", not green"))
     return code
+
+
+def _environment_file() -> Path:
+    return paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
 
 
 def _mode(rehearsal: Rehearsal) -> tuple[Mode, str]:
@@ -118,14 +118,16 @@ def _enough_room(mode: Mode) -> None:
 
 def _tools(mode: str, offline: bool) -> dict[str, Path]:
     groups = {"cli", "control-plane"} | ({"node", "image"} if mode == "node" else set())
-    names = [tool.name for tool in tools.catalogue().values() if tool.group in groups]
-    lacking = [name for name in names if tools.find(tools.catalogue()[name]) is None]
+    catalogue = tools.catalogue()
+    names = [tool.name for tool in catalogue.values() if tool.group in groups]
+    found = {name: path for name in names if (path := tools.find(catalogue[name])) is not None}
+    lacking = [name for name in names if name not in found]
     if lacking and offline:
         raise EstateError(
             f"tool {lacking[0]}", "not in the cache", "run once without --offline to build it"
         )
     if not lacking:
-        return tools.ensure(names, lambda *_: None)
+        return found
     console.step(f"building {len(lacking)} tools from Go modules (once; later runs find them)")
     with ToolBars() as bars:
         return tools.ensure(names, bars)
@@ -156,7 +158,6 @@ def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
     console.step("images into the node")
     images.import_into(node.ctr(), built)
     rehearsal.start_node(found, built)
-    rehearsal.apply(found, addons.fleet())
 
 
 def _image_lock_of_names(rehearsal: Rehearsal) -> None:
@@ -164,21 +165,36 @@ def _image_lock_of_names(rehearsal: Rehearsal) -> None:
     (rehearsal.folder / "images.json").write_text(json.dumps(versions.placeholders(), indent=1))
 
 
-def _changed_by_hand(rehearsal: Rehearsal, pulumi: Pulumi) -> bool:
-    """Whether a declared object was changed or deleted by hand; names each.
+def _pulumi_up(rehearsal: Rehearsal) -> State:
+    """`pulumi up`, a second time with a refresh where something was changed by hand.
 
     Pulumi trusts its state unless it is told to refresh, which costs more than this look.
     """
-    declared = drift.declared(pulumi.export())
-    if not declared:
-        return False
+    pulumi = Pulumi(rehearsal)
+    pulumi.select()
+
+    def look() -> tuple[State, list[drift.Drift]]:
+        state = pulumi.state()
+        return state, drift.find(Api(rehearsal.kubeconfig), drift.declared(state.resources))
+
     try:
-        found = drift.find(Api(rehearsal.kubeconfig), declared)
+        with ThreadPoolExecutor(1) as pool:
+            # Beside the start of the program. It holds when there was nothing to find or to do.
+            early = pool.submit(look)
+            good = pulumi.up(refresh=False)
+            state, found = early.result()
+        if found or not pulumi.unchanged():
+            state, found = look()
+        for one in found:
+            console.warn(f"put back: {one.where}: {one.what}")
+        if found:
+            good = pulumi.up(refresh=True)
+            state = pulumi.state()
     except ApiError as error:
         raise EstateError("Kubernetes API", str(error)[:200], "run up again") from None
-    for one in found:
-        console.warn(f"put back: {one.where}: {one.what}")
-    return bool(found)
+    if not good:
+        raise EstateError("pulumi up", "failed, as shown above", "mend it and run up again")
+    return state
 
 
 def _target(url: str) -> str:
@@ -201,6 +217,9 @@ def preview(name: str, args: Sequence[str]) -> int:
     """Show what `up` would change."""
     rehearsal = Rehearsal(name)
     rehearsal.required()
+    with _config_errors():
+        load(_environment_file())
+        versions.declared()
     return Pulumi(rehearsal).preview(args)
 
 
@@ -240,7 +259,7 @@ def status(name: str, as_json: bool) -> int:
             for pod in pods
         ],
     )
-    console.table("What is real here", ("part", "state", "how"), table_rows(record.mode))
+    console.table("What is real here", ("part", "kind", "how"), table_rows(record.mode))
     ports = {page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))}
     _where_to_click(rehearsal, ports)
     if dead:
@@ -313,11 +332,10 @@ def logs(name: str, component: str, follow: bool) -> int:
     if not chosen:
         rows = [(stem, "process") for stem in files]
         rows += [(str(pod["name"]), f"pod in {pod['namespace']}") for pod in pods]
-        console.table("What has logs", ("name", "kind"), rows)
         if component:
-            raise EstateError(
-                f"log {component}", "no such process or pod", "choose one from the list"
-            )
+            known = ", ".join(str(row[0]) for row in rows)
+            raise UsageError(f"log {component}", "no such process or pod", f"known are: {known}")
+        console.table("What has logs", ("name", "kind"), rows)
         return 0
     if rehearsal.required().mode == "simulated":
         raise EstateError(

@@ -11,22 +11,27 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rehearsal import console, drift, inside, prove, simulated
+from rehearsal import console, drift, inside, prove, simulated, workloads
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.inside import Check, Row
 from rehearsal.kube import Api, ApiError
-from rehearsal.pulumi import Pulumi
+from rehearsal.pulumi import Pulumi, State
 from rehearsal.rehearsal import Rehearsal
 
 # Rows that come from no component: tests/state/test_hosts.py, and the state of the stack.
 HOSTS = ("host.non-root", "host.secret-files", "host.sockets")
 DRIFT = "estate.as-declared"
+READY = "estate.ready"
+SETTLE_S = 240.0
+"""How long `up` waits for red checks: pods start, images are there."""
+
+_READY_TITLE = "every workload has all its pods, and each is Ready"
 _DRIFT_TITLE = "nothing declared was changed or deleted by hand"
 # Without these nothing inside can be asked.
 _NEEDED = ("sandbox", "kube-apiserver", "etcd", "gateway")
 
 
-def run(name: str, prove: bool, only: list[str], as_json: bool, settle: float = 0.0) -> int:
+def run(name: str, prove: bool, only: list[str], as_json: bool) -> int:
     """Check the running estate; returns 1 when something is not as it should be.
 
     Args:
@@ -34,13 +39,14 @@ def run(name: str, prove: bool, only: list[str], as_json: bool, settle: float = 
         prove: break the subject of each check, see it red, restore it, see it green.
         only: prefixes of ids; none means all.
         as_json: print JSON on stdout instead of a table.
-        settle: seconds in which red checks are tried again; 0 is one try. Then hosts are left
-            out: their containers start while this waits.
     """
     rehearsal = Rehearsal(name)
     began = time.monotonic()
     mode = rehearsal.required().mode
-    checks = Pulumi(rehearsal).outputs().get("checks")
+    pulumi = Pulumi(rehearsal)
+    # Reading the state takes three times as long as reading its outputs.
+    state = pulumi.state() if _wanted(DRIFT, only) else None
+    checks = (state.outputs if state else pulumi.outputs()).get("checks")
     if checks is None:
         raise EstateError(
             f"rehearsal {name}", "the estate has not come up on it yet", "run: ./estate up"
@@ -57,13 +63,24 @@ def run(name: str, prove: bool, only: list[str], as_json: bool, settle: float = 
                 "run it where containers can run (./estate doctor says what is missing)",
             )
         with rehearsal.locked():
-            return _prove(rehearsal, chosen, only, as_json)
-    rows = dead + _rows(rehearsal, chosen, only, settle, dead)
+            return _prove(rehearsal, chosen, only, state, as_json)
+    rows = dead + _rows(rehearsal, chosen, only, state, 0.0, dead)
     return _report(name, mode, rows, time.monotonic() - began, as_json)
 
 
+def settled(rehearsal: Rehearsal, state: State, settle_s: float = SETTLE_S) -> int:
+    """Check after a change: red checks are asked again until `settle_s` are over.
+
+    Hosts are left out: their containers start while this waits.
+    """
+    began = time.monotonic()
+    rows = _rows(rehearsal, state.outputs["checks"], [], state, settle_s, [])
+    mode = rehearsal.required().mode
+    return _report(rehearsal.name, mode, rows, time.monotonic() - began, as_json=False)
+
+
 def _choose(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:
-    known = [str(check["id"]) for check in checks] + [*HOSTS, DRIFT]
+    known = [str(check["id"]) for check in checks] + [*HOSTS, DRIFT, READY]
     for prefix in only:
         if not any(one.startswith(prefix) for one in known):
             raise UsageError("--only", repr(prefix), f"known are: {', '.join(sorted(known))}")
@@ -86,10 +103,11 @@ def _rows(
     rehearsal: Rehearsal,
     checks: Sequence[Check],
     only: Sequence[str],
+    state: State | None,
     settle: float,
     dead: Sequence[Row],
 ) -> list[Row]:
-    """Rows of checks, hosts and drift, asked side by side."""
+    """Rows of checks, hosts, workloads and drift (with `state`), asked side by side."""
     stopped = [row.id for row in dead if row.id in _NEEDED]
     if stopped:
         return [
@@ -98,13 +116,16 @@ def _rows(
         ]
     api = Api(rehearsal.kubeconfig)
     prove.restore(rehearsal, api)
-    with ThreadPoolExecutor(1) as pool:
-        drifting = pool.submit(drift_rows, rehearsal, api) if _wanted(DRIFT, only) else None
-        if rehearsal.required().mode == "simulated":
+    simulated_only = rehearsal.required().mode == "simulated"
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(drift_rows, api, state)] if state else []
+        if _wanted(READY, only) and not simulated_only:
+            others.insert(0, pool.submit(ready_rows, api, settle))
+        if simulated_only:
             rows = simulated.rows(rehearsal, api, checks, settle)
         else:
             rows = _inside(rehearsal, checks, only, settle)
-        return rows + (drifting.result() if drifting else [])
+        return rows + [row for other in others for row in other.result()]
 
 
 def _inside(
@@ -135,11 +156,29 @@ def _inside(
     return found + [Row(row, "", "failed", "its test did not run") for row in missing]
 
 
-def drift_rows(rehearsal: Rehearsal, api: Api) -> list[Row]:
+def ready_rows(api: Api, settle: float = 0.0) -> list[Row]:
+    """One row: whether the estate has all its pods, each Ready."""
+    began = time.monotonic()
+    while True:
+        try:
+            count, lacking = workloads.unready(api)
+        except ApiError as error:
+            count, lacking = 0, [str(error)]
+        now = time.monotonic()
+        if (count and not lacking) or now > began + settle:
+            break
+        time.sleep(1)
+    ms = round((now - began) * 1000)
+    if count and not lacking:
+        return [Row(READY, _READY_TITLE, "passed", f"{count} pods", ms)]
+    return [Row(READY, _READY_TITLE, "failed", ", ".join(lacking)[:240] or "no pods", ms)]
+
+
+def drift_rows(api: Api, state: State) -> list[Row]:
     """A row per object that was changed or deleted by hand, or one that says there is none."""
     began = time.monotonic()
     try:
-        declared = drift.declared(Pulumi(rehearsal).export())
+        declared = drift.declared(state.resources)
         found = drift.find(api, declared)
     except ApiError as error:
         return [Row(DRIFT, _DRIFT_TITLE, "failed", str(error)[:240])]
@@ -172,20 +211,25 @@ def _report(name: str, mode: str, rows: Sequence[Row], seconds: float, as_json: 
 
 
 def _prove(
-    rehearsal: Rehearsal, checks: Sequence[Check], only: Sequence[str], as_json: bool
+    rehearsal: Rehearsal,
+    checks: Sequence[Check],
+    only: Sequence[str],
+    state: State | None,
+    as_json: bool,
 ) -> int:
     began = time.monotonic()
     api = Api(rehearsal.kubeconfig)
     prove.restore(rehearsal, api)
     with inside.probes(rehearsal) as probes:
         proofs = prove.run(rehearsal, api, probes, checks)
-    if _wanted(DRIFT, only):
-        declared = drift.declared(Pulumi(rehearsal).export())
-        proofs.append(prove.of_drift(rehearsal, api, declared, DRIFT))
+    if _wanted(READY, only):
+        proofs.append(prove.of_ready(api, READY))
+    if state:
+        proofs.append(prove.of_drift(rehearsal, api, drift.declared(state.resources), DRIFT))
         # The proof of having restored everything exactly.
         proofs += [
             prove.Proof(row.id, None, None, f"not restored: {row.title}: {row.detail}")
-            for row in drift_rows(rehearsal, api)
+            for row in drift_rows(api, state)
             if row.state == "failed"
         ]
     failed = [proof for proof in proofs if proof.error]

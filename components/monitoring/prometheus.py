@@ -59,7 +59,7 @@ def spec(
         # Everything of the estate, in every namespace that the operator watches.
         **{
             f"{kind}{part}": selected if part == "Selector" else {}
-            for kind in ("serviceMonitor", "podMonitor", "probe", "rule", "scrapeConfig")
+            for kind in ("serviceMonitor", "podMonitor", "probe", "rule")
             for part in ("Selector", "NamespaceSelector")
         },
         "alerting": {

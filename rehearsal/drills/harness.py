@@ -24,6 +24,7 @@ from rehearsal import access, paths, verify
 from rehearsal.clients import Clients
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError, Object, ready
+from rehearsal.pulumi import Pulumi
 from rehearsal.rehearsal import Rehearsal
 
 BEFORE_S = 5.0  # of undisturbed writing
@@ -243,7 +244,7 @@ def is_green(rehearsal: Rehearsal, settle_s: float = LIMIT_S) -> bool:
     shown, code = io.StringIO(), 1
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
         try:
-            code = verify.run(rehearsal.name, prove=False, only=[], as_json=False, settle=settle_s)
+            code = verify.settled(rehearsal, Pulumi(rehearsal).state(), settle_s)
         except EstateError as error:  # a finished drill's figures must not be lost for it
             print(error)
     (rehearsal.folder / "logs" / "drill-verify.log").write_text(shown.getvalue())

@@ -65,13 +65,16 @@ def _secret_mounts(pod: Any, container: Any) -> list[str]:
     return [mount.mount_path for mount in mounts if mount.name in names and not mount.sub_path]
 
 
-def _ask(pod: Any, container: Any) -> Container:
+def _ask(core: Any, pod: Any, container: Any) -> Container | None:
+    """Ask one container; None when it did not answer because it has ended since it was listed."""
     space, name = pod.metadata.namespace, pod.metadata.name
     host = testinfra.get_host(f"kubectl://{name}?namespace={space}&container={container.name}")
     script = _PROCESSES
     for mount in _secret_mounts(pod, container):
         script += _FILES.format(mount=shlex.quote(mount))
     answer = host.run(script + "\ntrue")
+    if answer.rc != 0 and not _still(core, pod, container.name):
+        return None
     lines = [line.split(" ", 2) for line in answer.stdout.splitlines()]
     sockets = [line[1].split(":") for line in lines if line[0] == "listen"]
     # Containers of a pod share its network: what one listens on, all of them see.
@@ -90,6 +93,22 @@ def _ask(pod: Any, container: Any) -> Container:
         writable=[" ".join(line[1:]) for line in lines if line[0] == "writable"],
         runtime_uid=_runtime_uid(pod, container.name),
     )
+
+
+def _still(core: Any, pod: Any, name: str) -> bool:
+    """Whether the container that was listed is the one that runs now."""
+
+    def ids(pods: Any) -> set[str]:
+        return {
+            status.container_id
+            for one in pods
+            for status in one.status.container_statuses or []
+            if status.name == name and status.state.running
+        }
+
+    field = f"metadata.name={pod.metadata.name}"
+    now = core.list_namespaced_pod(pod.metadata.namespace, field_selector=field).items
+    return bool(ids([pod]) & ids(now))
 
 
 def _runtime_uid(pod: Any, name: str) -> int | None:
@@ -115,7 +134,8 @@ def containers() -> list[Container]:
                     key = (pod.metadata.namespace, owners[0].name, container.name)
                     chosen.setdefault(key, (pod, container))
     with ThreadPoolExecutor(6) as pool:
-        return list(pool.map(lambda pair: _ask(*pair), chosen.values()))
+        asked = pool.map(lambda pair: _ask(core, *pair), chosen.values())
+        return [container for container in asked if container is not None]
 
 
 @pytest.mark.row("host.non-root", "no process of the estate's pods runs as root")

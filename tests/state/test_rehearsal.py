@@ -72,9 +72,10 @@ class Estate:
 
     def rows(self, *only: str, code: int = 0) -> list[dict[str, Any]]:
         options = [word for prefix in only for word in ("--only", prefix)]
-        rows: list[dict[str, Any]] = json.loads(
-            self("verify", "--json", *options, code=code).stdout
-        )["rows"]
+        running = self.start("verify", "--json", *options)
+        out, err = running.communicate(timeout=300)
+        rows: list[dict[str, Any]] = json.loads(out)["rows"] if out else []
+        assert running.returncode == code, (failed(rows), err)
         return rows
 
     def process(self, name: str) -> psutil.Process:

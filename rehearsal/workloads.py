@@ -1,0 +1,98 @@
+"""Whether the estate's workloads have all their pods, as the Kubernetes API says it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rehearsal.kube import Api, Object, ready
+
+_KINDS = (("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A Deployment, StatefulSet or Job of the estate, and how many of its pods it has."""
+
+    kind: str
+    namespace: str
+    name: str
+    complete: bool
+    detail: str
+
+
+def namespaces(api: Api) -> set[str]:
+    """The estate's namespaces."""
+    spaces = api.items("v1", "Namespace", labelSelector="app.kubernetes.io/part-of=estate")
+    return {space["metadata"]["name"] for space in spaces}
+
+
+def workloads(api: Api) -> list[Workload]:
+    """The estate's workloads. Raises ApiError."""
+    spaces = namespaces(api)
+    found = []
+    for api_version, kind in _KINDS:
+        for body in api.items(api_version, kind):
+            metadata = body["metadata"]
+            if metadata["namespace"] in spaces:
+                complete, detail = _complete(kind, body)
+                found.append(
+                    Workload(kind, metadata["namespace"], metadata["name"], complete, detail)
+                )
+    return found
+
+
+def _complete(kind: str, body: Mapping[str, Any]) -> tuple[bool, str]:
+    status = body.get("status", {})
+    if kind == "Job":
+        pods = int(status.get("ready", 0)) + int(status.get("succeeded", 0))
+        return pods > 0 or has_condition(body, "Complete"), f"{pods} pods"
+    wanted, have = int(body["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0))
+    return have == wanted, f"{have} of {wanted} pods ready"
+
+
+def has_condition(body: Mapping[str, Any], kind: str) -> bool:
+    """Whether an object's condition of this type is true."""
+    conditions = body.get("status", {}).get("conditions", [])
+    return any(entry["type"] == kind and entry["status"] == "True" for entry in conditions)
+
+
+def unready(api: Api) -> tuple[int, list[str]]:
+    """The number of the estate's pods, and what lacks: pods with a reason, workloads with a count.
+
+    Pods that ended well need not be ready. Raises ApiError.
+    """
+    spaces = namespaces(api)
+    pods = [pod for pod in api.items("v1", "Pod") if pod["metadata"]["namespace"] in spaces]
+    running = [pod for pod in pods if pod.get("status", {}).get("phase") != "Succeeded"]
+    lacking = [f"{_where(pod)}: {_reason(pod)}" for pod in running if not ready(pod)]
+    lacking += [
+        f"{one.namespace}/{one.name}: {one.detail}" for one in workloads(api) if not one.complete
+    ]
+    return len(running), lacking
+
+
+def _where(body: Object) -> str:
+    return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+
+
+def _reason(pod: Object) -> str:
+    """Why a pod is not ready, in Kubernetes' own words."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return "Terminating"
+    return next(_reasons(pod.get("status", {})), "not Ready")
+
+
+def _reasons(status: Mapping[str, Any]) -> Iterator[str]:
+    for container in [
+        *status.get("initContainerStatuses", []),
+        *status.get("containerStatuses", []),
+    ]:
+        for state in ("waiting", "terminated"):
+            told = container.get("state", {}).get(state) or {}
+            if told.get("reason", "Completed") != "Completed":
+                yield str(told["reason"])
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] != "True":
+            yield str(condition.get("reason", "not scheduled"))
