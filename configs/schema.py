@@ -165,6 +165,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{short}{where}: not YAML: {what}") from None
     config = document.get("config") if isinstance(document, dict) else None
     values = config.get(CONFIG_KEY) if isinstance(config, dict) else None
+    if values is None and isinstance(config, dict):
+        near = difflib.get_close_matches(CONFIG_KEY, [str(key) for key in config], n=1)
+        if near:
+            raise ConfigError(f"{short}: config.{near[0]}: unknown key; did you mean {CONFIG_KEY}?")
     if not isinstance(values, dict):
         raise ConfigError(
             f"{short}: config.{CONFIG_KEY}: {values!r} is not allowed: a mapping is required"

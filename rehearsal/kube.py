@@ -68,7 +68,7 @@ class Api:
         self._session.verify = cluster["certificate-authority"]
         self._session.cert = (user["client-certificate"], user["client-key"])
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=32, max_retries=_BUSY)
-        self._session.mount("https://", adapter)
+        self._session.mount(self._server, adapter)
 
     def request(
         self,

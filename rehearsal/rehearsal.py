@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -101,6 +101,32 @@ class Rehearsal:
                 ) from None
             yield
 
+    def keeps(self, immutable: Mapping[str, Any]) -> None:
+        """Refuse a configuration that would replace what holds data.
+
+        `immutable` has key paths and values (configs.schema.immutable_keys). Keys of parts that are
+        new or gone are no change. Raises EstateError.
+        """
+        try:
+            deployed = json.loads(self._immutable.read_text())
+        except FileNotFoundError:
+            return
+        for key, value in immutable.items():
+            if key in deployed and deployed[key] != value:
+                raise EstateError(
+                    f"configuration key {key}",
+                    f"{value!r}, but what runs has {deployed[key]!r} and would lose its data",
+                    f"put it back, or begin anew: ./estate down --name {self.name}",
+                )
+
+    def deployed(self, immutable: Mapping[str, Any]) -> None:
+        """Note what `keeps` compares with."""
+        self._immutable.write_text(json.dumps(dict(immutable), indent=1))
+
+    @property
+    def _immutable(self) -> Path:
+        return self.folder / "immutable.json"
+
     # -- what it is made of --------------------------------------------------------------------
 
     @property
@@ -119,6 +145,13 @@ class Rehearsal:
                 )
             return self.record.port_base
         base = port_base if port_base is not None else self._free_base()
+        for name, other in self._bases().items():
+            if abs(other - base) < PORTS:
+                raise EstateError(
+                    f"--port-base {base}",
+                    f"rehearsal {name} has the {PORTS} ports from {other}",
+                    f"choose another, {self._free_base()} for one, or: ./estate down --name {name}",
+                )
         for port in range(base, base + PORTS):
             if not port_free(port):
                 raise EstateError(
@@ -139,13 +172,18 @@ class Rehearsal:
         self.record = Record(self.name, mode, reason, base)
         self._save()
 
-    def _free_base(self) -> int:
-        taken = set()
+    def _bases(self) -> dict[str, int]:
+        """The first port of every other rehearsal, by its name."""
+        bases = {}
         for file in paths.state_root().glob("*/rehearsal.json"):
             try:
-                taken.add(json.loads(file.read_text())["port_base"])
+                bases[file.parent.name] = int(json.loads(file.read_text())["port_base"])
             except (OSError, ValueError, KeyError):
                 continue
+        return bases
+
+    def _free_base(self) -> int:
+        taken = set(self._bases().values())
         for base in range(FIRST_PORT, FIRST_PORT + 100 * PORTS, PORTS):
             if base not in taken and all(port_free(port) for port in range(base, base + PORTS)):
                 return base

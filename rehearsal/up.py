@@ -17,7 +17,7 @@ import psutil
 
 from configs import versions
 from configs.errors import ConfigError
-from configs.schema import load, secret_refs
+from configs.schema import immutable_keys, load, secret_refs
 from rehearsal import addons, console, credentials, doctor, drift, images, paths, tools, verify
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
@@ -45,6 +45,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         mode, reason = _mode(rehearsal)
         # All that can be refused is refused before anything is made.
         rehearsal.first_port(port_base)
+        rehearsal.keeps(immutable_keys(environment))
         if not rehearsal.exists:
             _enough_room(mode)
         if mode == "simulated":
@@ -64,6 +65,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         )
         _cluster(rehearsal, found)
         console.step("pulumi up")
+        rehearsal.deployed(immutable_keys(environment))
         state = _pulumi_up(rehearsal)
         links = {key: _target(str(url)) for key, url in (state.outputs.get("links") or {}).items()}
         ports = rehearsal.open_pages(links)
@@ -218,8 +220,9 @@ def preview(name: str, args: Sequence[str]) -> int:
     rehearsal = Rehearsal(name)
     rehearsal.required()
     with _config_errors():
-        load(_environment_file())
+        environment = load(_environment_file())
         versions.declared()
+    rehearsal.keeps(immutable_keys(environment))
     return Pulumi(rehearsal).preview(args)
 
 

@@ -121,10 +121,6 @@ class KafkaConfig(Model):
 
     def _quorum(self) -> list[dict[str, Any]]:
         found = []
-        if self.brokers % 2 == 0:
-            found.append(
-                _problem("brokers", self.brokers, "an odd number; an even one adds no tolerance")
-            )
         if self.brokers < self.replication_factor:
             found.append(
                 _problem(
@@ -132,6 +128,15 @@ class KafkaConfig(Model):
                     self.brokers,
                     f"at least replication_factor ({self.replication_factor}) brokers hold the "
                     "replicas; raise brokers or lower kafka.replication_factor",
+                )
+            )
+        elif self.brokers % 2 == 0:
+            found.append(
+                _problem(
+                    "brokers",
+                    self.brokers,
+                    "an odd number: brokers vote as controllers, and an even one outlives no more "
+                    f"failures than {self.brokers - 1}",
                 )
             )
         if self.min_insync_replicas >= self.replication_factor > 1:

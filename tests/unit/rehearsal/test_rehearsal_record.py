@@ -50,6 +50,25 @@ def test_a_rehearsal_that_is_not_there_is_named_with_those_that_are(folders: Fol
     assert not folders.state.joinpath("two").exists(), "asking makes nothing"
 
 
+def test_a_configuration_that_would_lose_data_is_refused(rehearsal: Rehearsal) -> None:
+    rehearsal.keeps({"kafka.storage.size_gib": 4})  # nothing was deployed yet
+    rehearsal.deployed({"kafka.storage.size_gib": 2, "gone.size_gib": 1})
+    rehearsal.keeps({"kafka.storage.size_gib": 2, "new.size_gib": 3})
+    with pytest.raises(EstateError) as caught:
+        rehearsal.keeps({"kafka.storage.size_gib": 4})
+    assert str(caught.value) == (
+        "configuration key kafka.storage.size_gib: 4, but what runs has 2 and would lose its "
+        "data; put it back, or begin anew: ./estate down --name one"
+    )
+
+
+def test_ports_of_another_rehearsal_are_refused_also_while_it_sleeps(rehearsal: Rehearsal) -> None:
+    base = rehearsal.required().port_base
+    with pytest.raises(EstateError, match=f"rehearsal one has the {PORTS} ports from {base}"):
+        Rehearsal("two").first_port(base + PORTS - 1)
+    assert Rehearsal("two").first_port(free_base(base + PORTS)) >= base + PORTS
+
+
 def test_the_record_is_found_again_and_its_folder_is_private(
     rehearsal: Rehearsal, folders: Folders
 ) -> None:

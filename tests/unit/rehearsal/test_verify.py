@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from rehearsal import drift, journal, verify
+from rehearsal import drift, journal, verify, workloads
 from rehearsal.errors import UsageError
 from rehearsal.kube import Api, ApiError, Object
 from tests.state import probes
@@ -227,3 +227,55 @@ def test_a_probe_always_answers(
 def test_an_unknown_probe_is_red(tmp_path: Path) -> None:
     result = probes.run_check(a_check("nobody"), tmp_path, cast(Any, object()))
     assert not result.ok and "'nobody'" in result.detail
+
+
+# -- workloads -------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Lists of objects by kind."""
+
+    def __init__(self, **kinds: list[Object]) -> None:
+        self.kinds = {"Namespace": [{"metadata": {"name": "lake"}}], **kinds}
+
+    def items(self, _: str, kind: str, **__: str) -> list[Object]:
+        return self.kinds.get(kind, [])
+
+
+def pod(name: str, ready: bool = True, **status: Any) -> Object:
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    metadata = {"name": name, "namespace": "lake"}
+    return {"metadata": metadata, "status": {"conditions": conditions, **status}}
+
+
+def test_what_is_not_ready_is_named_with_kubernetes_reason() -> None:
+    waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    pods = [
+        pod("good"),
+        pod("ended", ready=False, phase="Succeeded"),
+        pod("looping", ready=False, containerStatuses=[waiting]),
+        pod("unplaced", ready=False) | {"status": {"conditions": [unplaced]}},
+        {**pod("going"), "metadata": {**pod("going")["metadata"], "deletionTimestamp": "now"}},
+        {"metadata": {"name": "foreign", "namespace": "kube-system"}},
+    ]
+    short = {**deployment(replicas=2), "status": {"readyReplicas": 1}}
+    api = cast(Api, Cluster(Pod=pods, Deployment=[short]))
+    assert workloads.unready(api) == (
+        4,
+        [
+            "lake/looping: CrashLoopBackOff",
+            "lake/unplaced: Unschedulable",
+            "lake/going: Terminating",
+            "lake/pool: 1 of 2 pods ready",
+        ],
+    )
+    (row,) = verify.ready_rows(api)
+    assert row.state == "failed" and "lake/looping: CrashLoopBackOff" in row.detail
+
+
+def test_no_pods_at_all_is_not_ready() -> None:
+    (row,) = verify.ready_rows(cast(Api, Cluster()))
+    assert (row.state, row.detail) == ("failed", "no pods")
+    (row,) = verify.ready_rows(cast(Api, Cluster(Pod=[pod("good")])))
+    assert (row.state, row.detail) == ("passed", "1 pods")
