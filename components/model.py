@@ -23,6 +23,18 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resources_over_defaults(cls, values: Any) -> Any:
+        """Keys of `resources` that are left out keep the component's own defaults."""
+        if not isinstance(values, Mapping):
+            return values
+        merged = dict(values)
+        for key, field in cls.model_fields.items():
+            if isinstance(field.default, Resources) and isinstance(values.get(key), Mapping):
+                merged[key] = {**field.default.model_dump(), **values[key]}
+        return merged
+
 
 def problem(key: str, value: object, allowed: str) -> dict[str, Any]:
     """One cross-field problem: key below the model (`users.2.name`), value, way out."""

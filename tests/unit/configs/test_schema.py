@@ -161,3 +161,23 @@ def test_a_missing_file_names_the_environments_there_are(tmp_path: Path) -> None
     (tmp_path / "Pulumi.local.yaml").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="no such file; environments here: local"):
         load(tmp_path / "Pulumi.lokal.yaml")
+
+
+def test_resources_keep_the_defaults_of_what_is_left_out(values: Values) -> None:
+    before = load(values).mosquitto
+    values["mosquitto"]["resources"] = {"memory_limit_mib": 160}
+    after = load(values).mosquitto
+    assert before is not None and after is not None
+    changed = before.resources.model_copy(update={"memory_limit_mib": 160})
+    assert after.resources == changed != before.resources
+    values["mosquitto"]["resources"] = {"memory_limit_mib": 4}
+    assert "mosquitto.resources" in problems(values)[0]
+    values["mosquitto"]["resources"] = {"memory": 4}
+    assert "mosquitto.resources.memory: unknown key" in problems(values)[0]
+
+
+def test_a_mistyped_top_key_is_named_with_the_right_one(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.test.yaml"
+    file.write_text("config:\n  estate:enviroment: {}\n")
+    with pytest.raises(ConfigError, match=r"config\.estate:enviroment: unknown key; did you mean"):
+        load(file)
