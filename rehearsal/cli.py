@@ -91,13 +91,13 @@ def preview(context: typer.Context, name: Name = "local") -> None:
 @app.command(rich_help_panel="The estate")
 def status(name: Name = "local", as_json: AsJson = False) -> None:
     """Show what runs, what is real or simulated, and where to click."""
-    _call("rehearsal.up:status", name=name, as_json=as_json)
+    _call("rehearsal.commands:status", name=name, as_json=as_json)
 
 
 @app.command(rich_help_panel="The estate")
 def down(name: Name = "local") -> None:
     """Take the rehearsal away; nothing of it stays but the cache."""
-    _call("rehearsal.up:down", name=name)
+    _call("rehearsal.commands:down", name=name)
 
 
 @app.command(rich_help_panel="The estate")
@@ -109,13 +109,13 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
 ) -> None:
     """Print the logs of one component, or list what has logs."""
-    _call("rehearsal.up:logs", name=name, component=component, follow=follow)
+    _call("rehearsal.commands:logs", name=name, component=component, follow=follow)
 
 
 @app.command(rich_help_panel="The estate")
 def env(name: Name = "local") -> None:
     """Print the shell lines for pulumi and kubectl: `source <(./estate env)`."""
-    _call("rehearsal.up:env", name=name)
+    _call("rehearsal.commands:env", name=name)
 
 
 @app.command(rich_help_panel="Proof")

@@ -1,11 +1,9 @@
-"""The commands that bring a rehearsal up, look at it and take it down."""
+"""`./estate up` brings a rehearsal up or repairs it; `preview` says what it would change."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +16,21 @@ import psutil
 from configs import versions
 from configs.errors import ConfigError
 from configs.schema import immutable_keys, load, secret_refs
-from rehearsal import addons, console, credentials, doctor, drift, images, paths, tools, verify
+from rehearsal import (
+    addons,
+    commands,
+    console,
+    credentials,
+    doctor,
+    drift,
+    images,
+    paths,
+    tools,
+    verify,
+)
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
-from rehearsal.parts import PROFILES, table_rows
+from rehearsal.parts import PROFILES
 from rehearsal.progress import ImageBars, ToolBars
 from rehearsal.pulumi import STACK, Pulumi, State
 from rehearsal.rehearsal import Mode, Rehearsal
@@ -71,7 +80,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         ports = rehearsal.open_pages(links)
         console.step("checks")
         code = verify.settled(rehearsal, state)
-        _where_to_click(rehearsal, ports)
+        commands.where_to_click(rehearsal, ports)
     console.say(f"up in {time.monotonic() - began:.0f} s" + ("" if code == 0 else ", not green"))
     return code
 
@@ -205,16 +214,6 @@ def _target(url: str) -> str:
     return f"{parts.hostname}:{parts.port or 443}"
 
 
-def _where_to_click(rehearsal: Rehearsal, ports: dict[str, int]) -> None:
-    trust = "certificate by the estate's CA, for the name inside the cluster"
-    rows = [("kubernetes-api", f"https://127.0.0.1:{rehearsal.api_port}", "source <(./estate env)")]
-    rows += [(name, f"https://127.0.0.1:{port}", trust) for name, port in sorted(ports.items())]
-    console.table("Where to click", ("what", "address", "how"), rows)
-
-
-# -- the other commands ------------------------------------------------------------------------
-
-
 def preview(name: str, args: Sequence[str]) -> int:
     """Show what `up` would change."""
     rehearsal = Rehearsal(name)
@@ -224,130 +223,3 @@ def preview(name: str, args: Sequence[str]) -> int:
         versions.declared()
     rehearsal.keeps(immutable_keys(environment))
     return Pulumi(rehearsal).preview(args)
-
-
-def status(name: str, as_json: bool) -> int:
-    """Show what runs, what is real, simulated or declared, and where to click."""
-    rehearsal = Rehearsal(name)
-    record = rehearsal.required()
-    running = rehearsal.processes()
-    dead = [part for part, alive in running.items() if not alive]
-    pods = [] if dead and "kube-apiserver" in dead else _pods(rehearsal)
-    if as_json:
-        console.emit_json(
-            {
-                "name": name,
-                "mode": record.mode,
-                "reason": record.reason,
-                "processes": running,
-                "pods": pods,
-                "parts": [
-                    dict(zip(("part", "state", "how"), row, strict=True))
-                    for row in table_rows(record.mode)
-                ],
-                "api": f"https://127.0.0.1:{rehearsal.api_port}",
-            }
-        )
-        return 1 if dead else 0
-    console.table(
-        f"Processes of {name}",
-        ("process", "state"),
-        [(part, "running" if alive else "stopped") for part, alive in running.items()],
-    )
-    console.table(
-        "Pods of the estate",
-        ("namespace", "pod", "ready", "phase", "restarts"),
-        [
-            tuple(pod[key] for key in ("namespace", "name", "ready", "phase", "restarts"))
-            for pod in pods
-        ],
-    )
-    console.table("What is real here", ("part", "kind", "how"), table_rows(record.mode))
-    ports = {page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))}
-    _where_to_click(rehearsal, ports)
-    if dead:
-        console.warn(f"stopped: {', '.join(dead)}; ./estate up --name {name} starts them again")
-    return 1 if dead else 0
-
-
-def _pods(rehearsal: Rehearsal) -> list[dict[str, object]]:
-    done = subprocess.run(
-        [
-            *(str(rehearsal.folder / "bin" / "kubectl"), "get", "pods", "-A", "-o", "json"),
-            "--request-timeout=10s",
-        ],
-        env=rehearsal.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        return []
-    rows: list[dict[str, object]] = []
-    for pod in json.loads(done.stdout)["items"]:
-        states = pod["status"].get("containerStatuses", [])
-        ready = sum(bool(state.get("ready")) for state in states)
-        rows.append(
-            {
-                "namespace": pod["metadata"]["namespace"],
-                "name": pod["metadata"]["name"],
-                "ready": f"{ready}/{len(pod['spec']['containers'])}",
-                "phase": pod["status"].get("phase", "?"),
-                "restarts": sum(int(state.get("restartCount", 0)) for state in states),
-            }
-        )
-    return rows
-
-
-def down(name: str) -> int:
-    """Take the rehearsal away: processes, namespaces, cgroups, files."""
-    rehearsal = Rehearsal(name)
-    if not rehearsal.folder.exists():
-        console.say(f"rehearsal {name} does not exist; nothing to do")
-        return 0
-    with rehearsal.locked():
-        rehearsal.destroy()
-    console.say(f"rehearsal {name} is gone; the cache at {paths.cache()} stays")
-    return 0
-
-
-def env(name: str) -> int:
-    """Print the shell lines that make pulumi and kubectl work on the rehearsal."""
-    rehearsal = Rehearsal(name)
-    rehearsal.required()
-    for key, value in rehearsal.variables().items():
-        print(f"export {key}={shlex.quote(value)}")
-    return 0
-
-
-def logs(name: str, component: str, follow: bool) -> int:
-    """Print the log of a process or of the pods whose name begins so; list them without one."""
-    rehearsal = Rehearsal(name)
-    rehearsal.required()
-    files = {file.stem: file for file in sorted((rehearsal.folder / "logs").glob("*.log"))}
-    plane = rehearsal.folder / "kwok" / "clusters" / "estate" / "logs"
-    files |= {file.stem: file for file in sorted(plane.glob("*.log"))}
-    if component in files:
-        command = ["tail", "-n", "500", *(["-F"] if follow else []), str(files[component])]
-        return subprocess.run(command, check=False).returncode
-    pods = _pods(rehearsal)
-    chosen = [pod for pod in pods if component and str(pod["name"]).startswith(component)]
-    if not chosen:
-        rows = [(stem, "process") for stem in files]
-        rows += [(str(pod["name"]), f"pod in {pod['namespace']}") for pod in pods]
-        if component:
-            known = ", ".join(str(row[0]) for row in rows)
-            raise UsageError(f"log {component}", "no such process or pod", f"known are: {known}")
-        console.table("What has logs", ("name", "kind"), rows)
-        return 0
-    if rehearsal.required().mode == "simulated":
-        raise EstateError(
-            f"log {component}", "a simulated pod writes none", "choose a process: ./estate logs"
-        )
-    code = 0
-    for pod in chosen:
-        command = [str(rehearsal.folder / "bin" / "kubectl"), "logs", "-n", str(pod["namespace"])]
-        command += [str(pod["name"]), "--all-containers", "--prefix", "--tail=500"]
-        command += ["-f"] if follow else []
-        code |= subprocess.run(command, env=rehearsal.environment(), check=False).returncode
-    return code
