@@ -20,6 +20,7 @@ def status(name: str, as_json: bool) -> int:
     running = rehearsal.processes()
     dead = [part for part, alive in running.items() if not alive]
     pods = [] if dead and "kube-apiserver" in dead else _pods(rehearsal)
+    ports = {page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))}
     if as_json:
         console.emit_json(
             {
@@ -33,6 +34,7 @@ def status(name: str, as_json: bool) -> int:
                     for row in table_rows(record.mode)
                 ],
                 "api": f"https://127.0.0.1:{rehearsal.api_port}",
+                "pages": {page: f"https://127.0.0.1:{port}" for page, port in ports.items()},
             }
         )
         return 1 if dead else 0
@@ -50,7 +52,6 @@ def status(name: str, as_json: bool) -> int:
         ],
     )
     console.table("What is real here", ("part", "kind", "how"), table_rows(record.mode))
-    ports = {page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))}
     where_to_click(rehearsal, ports)
     if dead:
         console.warn(f"stopped: {', '.join(dead)}; ./estate up --name {name} starts them again")

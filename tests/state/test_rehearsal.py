@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
+import urllib3
 import yaml
 
-from configs import schema
 from rehearsal import doctor, paths
 from rehearsal.processes import wait_for
 from tests.state import snapshot
@@ -134,10 +134,8 @@ def test_preview_of_a_changed_memory_limit_shows_that_change_only(
     shutil.copy(paths.root() / "Pulumi.yaml", tmp_path)
     environment = tmp_path / "configs" / "Pulumi.local.yaml"
     document = yaml.safe_load(environment.read_text())
-    mosquitto = schema.load(environment).mosquitto
-    assert mosquitto is not None
-    resources = {**mosquitto.resources.model_dump(exclude_none=True), "memory_limit_mib": 333}
-    document["config"]["estate:environment"]["mosquitto"]["resources"] = resources
+    values = document["config"]["estate:environment"]
+    values["mosquitto"]["resources"] = {"memory_limit_mib": 333}
     environment.write_text(yaml.safe_dump(document))
     # As its users know it: the shell lines of `estate env`, then pulumi itself.
     command = f"{up('env').stdout}\nexec pulumi preview --stack local --json --diff"
@@ -168,6 +166,31 @@ def test_what_is_changed_or_deleted_by_hand_is_named(up: Estate) -> None:
     assert "spec.replicas is 3, declared 2" in titles["Deployment datalake/pgpool"]
     assert titles[f"PodDisruptionBudget {where}"] == "deleted by hand"
     assert not failed(up.rows("estate."))
+
+
+def test_the_pages_that_status_names_answer_on_loopback(up: Estate) -> None:
+    pages = json.loads(up("status", "--json").stdout)["pages"]
+    assert set(pages) == {"prometheus", "alertmanager"}
+    authority = up.kubectl(
+        *("get", "configmap", "-n", "monitoring", "estate-ca", "-o", r"jsonpath={.data.ca\.crt}")
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".crt") as file:
+        file.write(authority)
+        file.flush()
+        for name, path, words in (
+            ("prometheus", "/query", "<title>"),
+            ("prometheus", "/-/healthy", "Healthy"),
+            ("alertmanager", "/-/healthy", "OK"),
+        ):
+            # The certificate is for the name inside the cluster.
+            connection = urllib3.HTTPSConnectionPool(
+                "127.0.0.1",
+                int(pages[name].rpartition(":")[2]),
+                ca_certs=file.name,
+                assert_hostname=f"{name}.monitoring.svc",
+            )
+            answer = connection.request("GET", path, retries=False)
+            assert answer.status == 200 and words in answer.data.decode(), (name, answer.data)
 
 
 def test_unknown_check_is_refused_with_the_known_ones(up: Estate) -> None:
