@@ -244,8 +244,13 @@ class _Build:
         code, output = self.children.run(
             [str(go()[0]), *arguments],
             folder=self.scratch / "module",
-            # Its temporary files go with the scratch folder, also when it is killed.
-            env={**golang.environment(), "GOTMPDIR": str(self.scratch)},
+            env={
+                **golang.environment(),
+                # Temporary files go with the scratch folder, also when it is killed.
+                "GOTMPDIR": str(self.scratch),
+                # Two large compilers share what the build may use.
+                "GOMEMLIMIT": f"{max(640, round(self.tool.memory_gib * 512))}MiB",
+            },
             log=self.log,
             on_line=on_line,
             pass_fds=[self.held],
