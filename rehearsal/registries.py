@@ -1,6 +1,6 @@
 """Asks each package registry one small question, through its own client as the user set it up.
 
-No host is named here: pip, go and apt know theirs. Nothing of the host is changed: what a client
+No host is named here: pip, go, npm and apt know theirs. Nothing of the host is changed: what a client
 must write goes to a temporary folder.
 """
 
@@ -20,7 +20,8 @@ from rehearsal import paths
 SECONDS = 20
 _BROKEN = re.compile(
     r"connection refused|network is unreachable|timed? ?out|no such host|no route to host"
-    r"|temporary failure (in name resolution|resolving)|name or service not known|forbidden",
+    r"|temporary failure (in name resolution|resolving)|name or service not known|forbidden"
+    r"|E(CONNREFUSED|CONNRESET|NOTFOUND|TIMEDOUT|HOSTUNREACH|NETUNREACH)",
     re.IGNORECASE,
 )
 
@@ -30,7 +31,7 @@ Answer = tuple[str, str | None, str]
 
 def ask() -> list[Answer]:
     """Ask all registries at once; returns after `SECONDS` at the latest."""
-    probes = (_python_index, _go_proxy, _apt_archive)
+    probes = (_python_index, _go_proxy, _npm_registry, _apt_archive)
     with ThreadPoolExecutor(len(probes)) as pool:
         return [asked.result() for asked in [pool.submit(probe) for probe in probes]]
 
@@ -52,6 +53,18 @@ def _go_proxy() -> Answer:
         environ = {"GOMODCACHE": f"{scratch}/mod", "GOFLAGS": "-modcacherw", "GOWORK": "off"}
         question = [go, "list", "-m", "-json", "golang.org/x/mod@v0.29.0"]
         problem = _try(question, environ={**environ, "GOTOOLCHAIN": "local"}, cwd=scratch)
+    return topic, problem, feeds
+
+
+def _npm_registry() -> Answer:
+    topic, feeds = "npm registry (npm)", "Prometheus's web pages"
+    npm = shutil.which("npm")
+    if npm is None:
+        return topic, "not asked: no npm yet, the first build brings it", feeds
+    with tempfile.TemporaryDirectory(prefix="estate-doctor-") as scratch:
+        environ = {"npm_config_cache": scratch, "npm_config_fetch_retries": "0"}
+        environ["npm_config_fetch_timeout"] = "5000"
+        problem = _try([npm, "view", "vite", "name"], environ=environ, cwd=scratch)
     return topic, problem, feeds
 
 
@@ -106,5 +119,7 @@ def _try(
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if broken := _BROKEN.search(done.stderr):
         return f"not reachable: {broken[0]}"
-    errors = [line for line in lines if line.upper().startswith(("E:", "ERROR"))] or lines
+    errors = [
+        line for line in lines if line.upper().startswith(("E:", "ERROR", "NPM ERR"))
+    ] or lines
     return (errors or [f"exit code {done.returncode}"])[-1][:160]

@@ -145,6 +145,13 @@ def test_registries_that_do_not_answer_are_limits(monkeypatch: pytest.MonkeyPatc
     assert feeds
 
 
+def test_npm_s_own_words_for_no_answer_are_understood() -> None:
+    problem = registries._try(
+        ["sh", "-c", "echo 'npm error code ECONNREFUSED' >&2; echo 'npm error a log' >&2; exit 1"]
+    )
+    assert problem == "not reachable: ECONNREFUSED"
+
+
 def test_a_client_that_fails_is_quoted_in_one_line() -> None:
     problem = registries._try(
         ["sh", "-c", "echo; echo 'E: first'; echo 'E: no such suite' >&2; exit 100"]
