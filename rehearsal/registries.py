@@ -1,7 +1,7 @@
 """Asks each package registry one small question, through its own client as the user set it up.
 
-No host is named here: pip, go, npm and apt know theirs. Nothing of the host is changed: what a client
-must write goes to a temporary folder.
+No host is named here: pip, go, npm and apt know theirs. Nothing of the host is changed: what a
+client must write goes to a temporary folder.
 """
 
 from __future__ import annotations
