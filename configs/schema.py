@@ -98,17 +98,26 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
 
     `name` stands in messages for the origin of a mapping. Raises ConfigError.
     """
+    others: list[str] = []
     if isinstance(source, Mapping):
         origin, values = name or CONFIG_KEY, dict(source)
     else:
         path = Path(source)
-        origin, values = name or _short(path), _read(path)
+        origin, (values, others) = name or _short(path), _read(path)
     try:
-        return Environment.model_validate(values)
+        environment = Environment.model_validate(values)
     except ValidationError as error:
+        # Mistyped keys first: what is missing is often what they mean.
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
         raise ConfigError(
-            [f"{origin}: {line}" for detail in error.errors() for line in _lines(detail, values)]
+            [f"{origin}: {line}" for detail in details for line in _lines(detail, values)]
         ) from None
+    known = {f"estate:{ref.pulumi}" for _, ref in secret_refs(environment) if ref.pulumi}
+    if strange := [key for key in others if key not in known]:
+        raise ConfigError(
+            [f"{origin}: config.{key}: unknown key; no secret refers to it" for key in strange]
+        )
+    return environment
 
 
 def secret_refs(environment: BaseModel) -> Iterator[tuple[str, SecretRef]]:
@@ -147,10 +156,27 @@ def _short(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _Strict(yaml.SafeLoader):
+    """YAML whose mappings name each key once: of two, YAML would take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} twice in one mapping; remove one",
+                    problem_mark=key_node.start_mark,
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The environment in a file, and the other keys of the project beside it."""
     short = _short(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except FileNotFoundError:
         known = ", ".join(
             sorted(file.name.split(".")[1] for file in path.parent.glob("Pulumi.*.yaml"))
@@ -173,7 +199,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{short}: config.{CONFIG_KEY}: {values!r} is not allowed: a mapping is required"
         )
-    return values
+    keys = [str(key) for key in config or ()]
+    return values, [key for key in keys if key.startswith("estate:") and key != CONFIG_KEY]
 
 
 def _lines(detail: Mapping[str, Any], values: Any) -> list[str]:

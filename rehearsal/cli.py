@@ -7,6 +7,7 @@ returns nothing or an exit code, and raises `EstateError` for what the user can 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -202,6 +203,8 @@ def doctor(
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (1 failed, 2 wrong use, 130 interrupted)."""
+    # As Ctrl-C: what was begun is ended in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(args=argv, prog_name="estate")
     except SystemExit as done:

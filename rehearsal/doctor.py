@@ -301,19 +301,46 @@ def _writable(folder: str) -> bool:
 # -- room ------------------------------------------------------------------------------------------
 
 
-def _room() -> Iterator[Finding]:
+def memory() -> tuple[int, int]:
+    """Bytes of memory available to this process, and in all: the machine's, or its cgroup's."""
     import psutil
 
+    machine = psutil.virtual_memory()
+    limits = [machine.total]
+    for file in _memory_limits(_read("/proc/self/cgroup"), _read("/proc/self/mountinfo")):
+        text = _read(str(file)).strip()
+        if text.isdigit():  # cgroup v2 says `max` where there is none
+            limits.append(int(text))
+    total = min(limits)
+    return min(machine.available, total), total
+
+
+def _memory_limits(own: str, mountinfo: str) -> Iterator[Path]:
+    """Files with the limits of the cgroup that /proc/self/cgroup names, and of those above it."""
+    mounts: dict[str, Path] = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = right.split()
+        if fields and fields[0] == "cgroup2":
+            mounts["memory.max"] = Path(left.split()[4])
+        elif fields and fields[0] == "cgroup" and "memory" in fields[2].split(","):
+            mounts["memory.limit_in_bytes"] = Path(left.split()[4])
+    for line in own.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        name = "memory.max" if not controllers else "memory.limit_in_bytes"
+        if name in mounts and (not controllers or "memory" in controllers.split(",")):
+            folder = Path(path.lstrip("/"))
+            for group in [folder, *folder.parents]:
+                yield mounts[name] / group / name
+
+
+def _room() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
     slow = "" if cores >= 2 else "works, but the first build and the start take long"
     yield Finding("processors", "ok" if cores >= 2 else "limited", str(cores), slow)
-    total = psutil.virtual_memory().total
-    limit = _read("/sys/fs/cgroup/memory.max") or _read(
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes"
-    )
-    if limit.strip().isdigit():
-        total = min(total, int(limit))
-    free = min(total, psutil.virtual_memory().available) / 2**30
+    available, total = memory()
+    free = available / 2**30
     enough = free >= MEMORY_NEEDED_GIB
     yield Finding(
         "memory",

@@ -69,6 +69,11 @@ def declared(resources: Iterable[Mapping[str, Any]]) -> list[Declared]:
     return found
 
 
+def given(objects: Iterable[Object]) -> list[Declared]:
+    """Objects of manifests, which hold no secrets."""
+    return [Declared(_as_stored(body), False) for body in objects]
+
+
 def find(api: Api, objects: Sequence[Declared]) -> list[Drift]:
     """Compare with the live objects. Raises ApiError when the API does not answer."""
     kinds = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 
 import psutil
 
-from rehearsal import paths
+from rehearsal import console, paths
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
 STACK = "local"
+_ORDERLY_S = 30.0  # to stop waiting for objects, and write the state
 _NO_CHANGE = {"same", "read"}
 # Pulumi's own mark of a secret value in a state (sdk/go/common/resource, SigKey and SecretSig).
 _SIGNATURE, _SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
@@ -51,24 +53,30 @@ class Pulumi:
         binary = rehearsal.folder / "bin" / "pulumi"
         if not binary.exists():
             raise EstateError("pulumi", "is not set up yet", "run: ./estate up")
-        # The provider writes a kubeconfig to a temporary file and leaves it (util.go of 4.25.0).
-        with tempfile.TemporaryDirectory(prefix="estate-pulumi-") as scratch:
-            return subprocess.run(
+        # The provider writes a kubeconfig to a temporary file and leaves it (util.go of 4.25.0); in
+        # the rehearsal's folder it also goes with `down` when this process is killed.
+        with tempfile.TemporaryDirectory(dir=self._scratch(), prefix="pulumi-") as scratch:
+            return _in_order(
                 [str(binary), *arguments],
                 cwd=folder or paths.root(),
                 # A larger heap between collections: a third less CPU for engine and provider.
                 env={"GOGC": "400", **rehearsal.environment(), "TMPDIR": scratch},
-                text=True,
-                capture_output=capture,
-                check=False,
+                stdout=subprocess.PIPE if capture else None,
+                stderr=subprocess.PIPE if capture else None,
             )
 
+    def _scratch(self) -> Path:
+        folder = self._rehearsal.folder / "tmp"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def select(self) -> None:
-        """Make the stack unless it is there; a lock that a killed pulumi left is taken away.
+        """Make the stack unless it is there; a lock of an interrupted run is taken away.
 
         The stack is made from a project folder in the rehearsal's state: its configuration file
         takes the salt of the passphrase, which Pulumi would else write into the tracked one.
-        A lock of a pulumi that runs stays: then Pulumi itself refuses the second update.
+        A pulumi that outlived the `estate` command that started it is told to end first. The lock
+        of any other that runs stays: then Pulumi itself refuses the second update.
         """
         settings = self._rehearsal.stack_settings
         if not settings.exists():
@@ -85,7 +93,13 @@ class Pulumi:
                 settings.unlink(missing_ok=True)
                 raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
         locks = list((self._rehearsal.folder / "pulumi" / "state").rglob("locks/**/*.json"))
-        if locks and not any(_owner_runs(lock) for lock in locks):
+        owners = [owner for lock in locks if (owner := _owner(lock)) is not None]
+        for owner in owners:
+            # Whoever calls this holds the rehearsal's lock: no other command of ours runs.
+            if _environment_of(owner).get("TMPDIR", "").startswith(str(self._scratch())):
+                console.step("ending the pulumi of an interrupted run")
+                _end(owner)
+        if locks and not any(owner.is_running() for owner in owners):
             self._rehearsal.end_strays()
             self._run(["cancel", "--yes", "--stack", STACK], capture=True)
 
@@ -145,12 +159,51 @@ def plain(value: Any) -> tuple[Any, bool]:
     return value, False
 
 
-def _owner_runs(lock: Path) -> bool:
-    """Whether the pulumi that wrote a lock file still runs."""
+def _in_order(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends in order when this process is interrupted.
+
+    It is in a group of its own, so that it gets one SIGINT, from here: at a second one pulumi would
+    drop what it is doing without writing its state.
+    """
+    with subprocess.Popen(command, text=True, process_group=0, **options) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_ORDERLY_S)
+            except BaseException:  # too long, or interrupted again
+                process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _owner(lock: Path) -> psutil.Process | None:
+    """The pulumi that wrote a lock file, when it still runs."""
     try:
-        return "pulumi" in psutil.Process(json.loads(lock.read_text())["pid"]).name()
+        process = psutil.Process(json.loads(lock.read_text())["pid"])
+        return process if "pulumi" in process.name() else None
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
-        return False
+        return None
+
+
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}  # another user's: none of ours
+
+
+def _end(process: psutil.Process) -> None:
+    """End a pulumi in order, which writes its state; at once when it takes too long."""
+    try:
+        process.send_signal(signal.SIGINT)
+        process.wait(_ORDERLY_S)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(_ORDERLY_S)
+    except psutil.NoSuchProcess:
+        return
 
 
 def _last(text: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import yaml
 
 from rehearsal import addons, paths, pulumi_host, sandbox, tools
 from rehearsal.control_plane import ControlPlane, port_free
@@ -275,7 +276,7 @@ class Rehearsal:
         self.apply(found, f"{addons.manifests(references, volumes)}\n---\n{addons.fleet()}")
 
     def apply(self, found: Mapping[str, Path], manifests: str) -> None:
-        """Server-side apply of a YAML stream."""
+        """Server-side apply of a YAML stream, which `applied` gives back."""
         arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
         done = subprocess.run(
             [str(found["kubectl"]), *arguments],
@@ -288,6 +289,19 @@ class Rehearsal:
         if done.returncode != 0:
             words = done.stderr.strip().splitlines() or ["no output"]
             raise EstateError("kubectl apply", words[-1][:300], f"see {self.folder / 'logs'}")
+        self._applied.write_text(manifests)
+
+    @property
+    def _applied(self) -> Path:
+        return self.folder / "addons.yaml"
+
+    def applied(self) -> list[dict[str, Any]]:
+        """What the cluster was given before anything is declared on it: DNS, storage, fleet."""
+        try:
+            text = self._applied.read_text()
+        except FileNotFoundError:
+            return []
+        return [body for body in yaml.safe_load_all(text) if body]
 
     def wait_ready(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
         """Wait for a condition; EstateError names what did not become ready."""

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
-
 from configs import versions
 from configs.errors import ConfigError
-from configs.schema import immutable_keys, load, secret_refs
+from configs.schema import Environment, immutable_keys, load, secret_refs
 from rehearsal import (
     addons,
     commands,
@@ -46,9 +44,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     unknown = sorted(set(profiles) - set(PROFILES))
     if unknown:
         raise UsageError("--profile", unknown[0], f"choose from: {', '.join(PROFILES)}")
-    with _config_errors():
-        environment = load(_environment_file())
-        versions.declared()
+    environment = _environment()
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
         mode, reason = _mode(rehearsal)
@@ -85,8 +81,18 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     return code
 
 
-def _environment_file() -> Path:
-    return paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
+def _environment() -> Environment:
+    """The configuration of the stack, with everything in it that can be refused by looking."""
+    file = paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
+    with _config_errors():
+        environment = load(file)
+        versions.declared()
+        if environment.images.source != "rehearsal":
+            raise ConfigError(
+                f"configs/{file.name}: images.source: {environment.images.source!r} is not allowed "
+                "here: a rehearsal runs the images that it built; write rehearsal"
+            )
+    return environment
 
 
 def _mode(rehearsal: Rehearsal) -> tuple[Mode, str]:
@@ -109,7 +115,7 @@ def _config_errors() -> Iterator[None]:
 
 def _enough_room(mode: Mode) -> None:
     needed = _MEMORY_GIB[mode]
-    memory = psutil.virtual_memory().available / 2**30
+    memory = doctor.memory()[0] / 2**30
     if memory < needed:
         raise EstateError(
             "memory",
@@ -150,8 +156,7 @@ def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
         console.step("control plane (Kubernetes API, scheduler, controllers)")
         _image_lock_of_names(rehearsal)
         rehearsal.start_control_plane(found)
-        rehearsal.apply(found, addons.simulated())
-        rehearsal.apply(found, addons.fleet(take_all=True))
+        rehearsal.apply(found, f"{addons.simulated()}\n---\n{addons.fleet(take_all=True)}")
         return
     rehearsal.unpack_debian()
     with ThreadPoolExecutor(1) as pool, ImageBars() as bars:
@@ -218,8 +223,6 @@ def preview(name: str, args: Sequence[str]) -> int:
     """Show what `up` would change."""
     rehearsal = Rehearsal(name)
     rehearsal.required()
-    with _config_errors():
-        environment = load(_environment_file())
-        versions.declared()
+    environment = _environment()
     rehearsal.keeps(immutable_keys(environment))
     return Pulumi(rehearsal).preview(args)

@@ -118,7 +118,7 @@ def _rows(
     prove.restore(rehearsal, api)
     simulated_only = rehearsal.required().mode == "simulated"
     with ThreadPoolExecutor(2) as pool:
-        others = [pool.submit(drift_rows, api, state)] if state else []
+        others = [pool.submit(drift_rows, rehearsal, api, state)] if state else []
         if _wanted(READY, only) and not simulated_only:
             others.insert(0, pool.submit(ready_rows, api, settle))
         if simulated_only:
@@ -174,11 +174,11 @@ def ready_rows(api: Api, settle: float = 0.0) -> list[Row]:
     return [Row(READY, _READY_TITLE, "failed", ", ".join(lacking)[:240] or "no pods", ms)]
 
 
-def drift_rows(api: Api, state: State) -> list[Row]:
+def drift_rows(rehearsal: Rehearsal, api: Api, state: State) -> list[Row]:
     """A row per object that was changed or deleted by hand, or one that says there is none."""
     began = time.monotonic()
     try:
-        declared = drift.declared(state.resources)
+        declared = drift.declared(state.resources) + drift.given(rehearsal.applied())
         found = drift.find(api, declared)
     except ApiError as error:
         return [Row(DRIFT, _DRIFT_TITLE, "failed", str(error)[:240])]
@@ -229,7 +229,7 @@ def _prove(
         # The proof of having restored everything exactly.
         proofs += [
             prove.Proof(row.id, None, None, f"not restored: {row.title}: {row.detail}")
-            for row in drift_rows(api, state)
+            for row in drift_rows(rehearsal, api, state)
             if row.state == "failed"
         ]
     failed = [proof for proof in proofs if proof.error]

@@ -181,3 +181,40 @@ def test_a_mistyped_top_key_is_named_with_the_right_one(tmp_path: Path) -> None:
     file.write_text("config:\n  estate:enviroment: {}\n")
     with pytest.raises(ConfigError, match=r"config\.estate:enviroment: unknown key; did you mean"):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "config:\n  estate:environment:\n    kafka: {brokers: 3, brokers: 5}\n",
+            r"test\.yaml:3:25: not YAML: key 'brokers' twice in one mapping; remove one",
+        ),
+        ("config:\n  estate:environment: {}\n  estate:environment: {}\n", "twice"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "Pulumi.test.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load(file)
+
+
+def test_a_key_beside_the_environment_must_be_a_secret_of_it(
+    tmp_path: Path, values: Values
+) -> None:
+    file = tmp_path / "Pulumi.test.yaml"
+    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": {}}}))
+    with pytest.raises(ConfigError, match=r"config\.estate:device: unknown key"):
+        load(file)
+    values["mosquitto"]["users"][0]["password"] = {"pulumi": "device"}
+    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": {}}}))
+    assert load(file).mosquitto is not None
+
+
+def test_a_mistyped_key_comes_before_what_is_missing_for_it(values: Values) -> None:
+    storage = values["kafka"]["storage"]
+    storage["size_gb"] = storage.pop("size_gib")
+    first, second = problems(values)
+    assert "size_gb: unknown key; did you mean kafka.storage.size_gib?" in first
+    assert "size_gib: missing" in second

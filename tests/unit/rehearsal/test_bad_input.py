@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import yaml
 
@@ -86,6 +85,10 @@ def taken() -> Iterator[int]:
             lambda v: v["postgres"].update(instances=-1, databas="x"),
             ["postgres.instances: -1 is not allowed", "and 1 more", "postgres.databas"],
         ),
+        (
+            lambda v: v.update(images={"source": "upstream"}),
+            ["images.source: 'upstream' is not allowed here", "write rehearsal"],
+        ),
     ],
 )
 def test_a_wrong_configuration(
@@ -123,7 +126,7 @@ def test_no_memory(
     up: Up, monkeypatch: pytest.MonkeyPatch, folders: Folders, possible: bool, needed: int
 ) -> None:
     monkeypatch.setattr(doctor, "containers_possible", lambda: (possible, WHY))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 2**29))
+    monkeypatch.setattr(doctor, "memory", lambda: (3 * 2**29, 2**35))
     assert up().startswith(f"estate: memory: 1.5 GiB available; the core needs {needed} GiB: ")
     assert not (folders.state / "local").exists()
 

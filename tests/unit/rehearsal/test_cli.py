@@ -22,9 +22,10 @@ COMMANDS = (*OF_A_REHEARSAL, "test", "tools", "images", "doctor")
 
 @pytest.fixture
 def implementation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Put a module in the place of rehearsal.up; tests give it the function they need."""
+    """Put a module in the place of the commands'; tests give it the function they need."""
     module = ModuleType("rehearsal.up")
-    monkeypatch.setitem(sys.modules, "rehearsal.up", module)
+    for name in ("rehearsal.up", "rehearsal.commands"):
+        monkeypatch.setitem(sys.modules, name, module)
     return module
 
 

@@ -170,3 +170,26 @@ def test_json_is_the_only_output(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert set(told) == {"containers", "findings"}
     assert set(told["findings"][0]) == {"topic", "status", "detail", "consequence"}
+
+
+def test_the_limits_of_ones_own_cgroup_and_of_those_above_count() -> None:
+    v1 = "18:35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    v2 = "18:35 31 0:32 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    files = doctor._memory_limits("5:memory:/a/b\n4:cpu,cpuacct:/c\n0::/d\n", v1)
+    folder = Path("/sys/fs/cgroup/memory")
+    assert [str(file.parent.relative_to(folder)) for file in files] == ["a/b", "a", "."]
+    (own, root) = doctor._memory_limits("0::/session\n", v2)
+    assert own == Path("/sys/fs/cgroup/session/memory.max")
+    assert root == Path("/sys/fs/cgroup/memory.max")
+    assert list(doctor._memory_limits("0::/session\n", "")) == []
+
+
+def test_memory_is_the_smaller_of_machine_and_cgroup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(doctor, "_memory_limits", lambda *_: iter([limit]))
+    limit.write_text("max\n")
+    assert doctor.memory()[1] > 2**28
+    limit.write_text(f"{2**28}\n")
+    assert doctor.memory() == (2**28, 2**28)

@@ -234,6 +234,19 @@ def test_an_index_that_does_not_answer(clone: Clone) -> None:
     assert "package index: not reachable" in one_line(err)
 
 
+def test_the_index_is_named_without_its_password(clone: Clone) -> None:
+    clone.environ.update(PIP_NO_INDEX="0", PIP_FIND_LINKS="", PIP_RETRIES="0")
+    _, _, err = clone.run("up", PIP_INDEX_URL="http://user:hidden@127.0.0.1:9/")
+    assert "127.0.0.1" in one_line(err) and "hidden" not in err
+
+
+def test_offline_fetches_nothing(clone: Clone) -> None:
+    code, _, err = clone.run("up", "--offline")
+    assert code == 1
+    assert "Python packages: not in the cache" in one_line(err)
+    assert not list(clone.cache.glob("venv/*"))
+
+
 def test_a_pin_that_does_not_exist(clone: Clone) -> None:
     clone.lock.write_text(f"tiny==9.9 --hash=sha256:{'0' * 64}\n")
     code, _, err = clone.run("up")

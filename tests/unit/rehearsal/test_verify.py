@@ -118,6 +118,11 @@ def test_secrets_are_compared_and_never_shown() -> None:
     assert compare({**declared, "stringData": text}, live) == "changed by hand: data.password"
 
 
+def test_what_the_cluster_was_given_is_compared_too() -> None:
+    (item,) = drift.given([deployment(replicas=2)])
+    assert drift.compare(cast(Api, Server(None)), item, None) == "deleted by hand"
+
+
 def test_only_objects_of_the_cluster_are_declared() -> None:
     assert drift.declared(state(deployment(), custom=False)) == []
     assert drift.declared(state(deployment(), delete=True)) == []
