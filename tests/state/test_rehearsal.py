@@ -157,7 +157,7 @@ def test_what_is_changed_or_deleted_by_hand_is_named(up: Estate) -> None:
     up.kubectl("scale", "-n", "datalake", "deployment/pgpool", "--replicas=3")
     up.kubectl("delete", "pdb", "-n", budget["namespace"], budget["name"])
     try:
-        titles = {row["title"]: row["detail"] for row in up.rows("estate.", code=1)}
+        titles = {row["title"]: row["detail"] for row in up.rows("estate.as-declared", code=1)}
     finally:
         up.kubectl("scale", "-n", "datalake", "deployment/pgpool", "--replicas=2")
         file = up.state / "budget.yaml"
@@ -165,7 +165,7 @@ def test_what_is_changed_or_deleted_by_hand_is_named(up: Estate) -> None:
         up.kubectl("create", "-f", str(file))
     assert "spec.replicas is 3, declared 2" in titles["Deployment datalake/pgpool"]
     assert titles[f"PodDisruptionBudget {where}"] == "deleted by hand"
-    assert not failed(up.rows("estate."))
+    assert not failed(up.rows("estate.as-declared"))
 
 
 def test_the_pages_that_status_names_answer_on_loopback(up: Estate) -> None:
@@ -218,7 +218,7 @@ def test_an_interrupted_proof_is_restored(up: Estate) -> None:
     # Kill what wrote the journal, whatever launched it.
     psutil.Process(json.loads(journal.read_text())["pid"]).kill()
     proof.communicate(timeout=30)
-    done = up("verify", "--only", "estate.")
+    done = up("verify", "--only", "estate.as-declared")
     assert "mosquitto.acl" in done.stderr, "what was restored is not named"
     assert not journal.exists()
 
