@@ -110,6 +110,14 @@ class Image(Model):
         return f"{self.repository}:{self.tag}@{self.digest}"
 
 
+class MissingImage(KeyError):
+    """An image that the environment does not pin; the text says where its digest belongs."""
+
+    def __str__(self) -> str:
+        """The text itself, where KeyError would quote it."""
+        return str(self.args[0])
+
+
 class Images(Mapping[str, Image]):
     """The images of an environment by key; a missing key says which keys exist."""
 
@@ -121,8 +129,9 @@ class Images(Mapping[str, Image]):
             return self._images[key]
         except KeyError:
             known = ", ".join(sorted(self._images)) or "none"
-            raise KeyError(
-                f"image {key!r} has no digest in this environment; known: {known}"
+            raise MissingImage(
+                f"image {key!r} has no digest in this environment (known: {known}); an environment "
+                f"that pulls needs images.{key}.digest in configs/versions.toml"
             ) from None
 
     def __iter__(self) -> Any:

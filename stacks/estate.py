@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pulumi
 
+from components.model import MissingImage
 from configs.errors import ConfigError
 from stacks import datalake, foundation, monitoring, realtime, simulated
 from stacks.context import Context, from_pulumi, json_list
@@ -16,6 +17,8 @@ def main() -> None:
         compose(from_pulumi())
     except ConfigError as error:
         raise pulumi.RunError("\n".join(error.lines)) from None
+    except MissingImage as error:
+        raise pulumi.RunError(str(error)) from None
 
 
 def compose(context: Context) -> None:
