@@ -20,7 +20,7 @@ def status(name: str, as_json: bool) -> int:
     running = rehearsal.processes()
     dead = [part for part, alive in running.items() if not alive]
     pods = [] if dead and "kube-apiserver" in dead else _pods(rehearsal)
-    ports = {page: record.port_base + 1 + at for at, page in enumerate(sorted(record.routes))}
+    ports = rehearsal.pages
     if as_json:
         console.emit_json(
             {

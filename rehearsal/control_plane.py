@@ -143,7 +143,8 @@ class ControlPlane:
     def start(self) -> bool:
         """Create the cluster, or start those parts of it that do not run; True when new."""
         new = not (self._work / "clusters" / _CLUSTER / "kwok.yaml").exists()
-        if not new and all(self.running().values()):
+        running = {} if new else self.running()
+        if not new and all(running.values()):
             return False
         if new:
             # What an interrupted creation left behind has no data worth keeping.
@@ -151,8 +152,8 @@ class ControlPlane:
             arguments = ["create", "cluster", "--config", str(self._configuration())]
             arguments += ["--wait=60s", "--quiet-pull", "--kubeconfig="]
         else:
-            self._forget_strangers()
-            self._ports_ours()
+            self._forget_strangers(running)
+            self._ports_ours(running)
             arguments = ["start", "cluster", "--wait=60s"]
         done = self.box.run(self._command(*arguments), check=False)
         if done.returncode != 0:
@@ -178,20 +179,20 @@ class ControlPlane:
         probe = self.box.run(["sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/cmdline"], check=False)
         return probe.returncode == 0 and probe.stdout.startswith(str(self._work))
 
-    def _forget_strangers(self) -> None:
+    def _forget_strangers(self, running: Mapping[str, bool]) -> None:
         """Remove ids of ended processes: kwokctl goes by the id alone, also when it kills."""
-        for name, runs in self.running().items():
+        for name, runs in running.items():
             if not runs:
                 self._pid_file(name).unlink(missing_ok=True)
 
-    def _ports_ours(self) -> None:
+    def _ports_ours(self, running: Mapping[str, bool]) -> None:
         """Raise EstateError for a port on the host that somebody took while its part was down."""
         if isinstance(self.box, Sandbox):
             return
         numbers = {"etcd": 0, "kube-controller-manager": 2, "kube-scheduler": 3}
         ports = {name: self._ports + at for name, at in numbers.items()}
         ports |= {"kube-apiserver": self.api_port, "kwok-controller": self._ports + 4}
-        for name, runs in self.running().items():
+        for name, runs in running.items():
             if not runs and not port_free(ports[name]):
                 raise EstateError(
                     f"port {ports[name]} ({name})", "in use by another program on 127.0.0.1", MOVE
@@ -208,7 +209,7 @@ class ControlPlane:
     def stop(self) -> None:
         """End every part and remove its data; nothing happens when there is none."""
         if self._work.exists() and self.box.alive:
-            self._forget_strangers()
+            self._forget_strangers(self.running())
             self.box.run(self._command("delete", "cluster"), check=False)
 
 

@@ -269,6 +269,17 @@ def cgroups(mountinfo: str, v2_controllers: str) -> tuple[str, set[str], list[st
         mountinfo: the text of /proc/self/mountinfo.
         v2_controllers: the text of cgroup.controllers at the root of the unified tree, or "".
     """
+    v1, unified = _cgroup_mounts(mountinfo)
+    if v1:
+        folders = sorted({v1[name] for name in CONTROLLERS if name in v1})
+        return ("hybrid" if unified else "v1"), set(v1), folders
+    if unified:
+        return "v2", set(v2_controllers.split()), unified[:1]
+    return "none", set(), []
+
+
+def _cgroup_mounts(mountinfo: str) -> tuple[dict[str, str], list[str]]:
+    """The folder of each v1 controller, and the folders of unified trees."""
     v1: dict[str, str] = {}
     unified: list[str] = []
     for line in mountinfo.splitlines():
@@ -282,13 +293,7 @@ def cgroups(mountinfo: str, v2_controllers: str) -> tuple[str, set[str], list[st
         else:
             options = fields[2].split(",")
             v1.update((name, folder) for name in options if name not in ("rw", "ro"))
-    v1 = {name: folder for name, folder in v1.items() if "=" not in name}
-    if v1:
-        folders = sorted({v1[name] for name in CONTROLLERS if name in v1})
-        return ("hybrid" if unified else "v1"), set(v1), folders
-    if unified:
-        return "v2", set(v2_controllers.split()), unified[:1]
-    return "none", set(), []
+    return {name: folder for name, folder in v1.items() if "=" not in name}, unified
 
 
 def _writable(folder: str) -> bool:
@@ -317,14 +322,12 @@ def memory() -> tuple[int, int]:
 
 def _memory_limits(own: str, mountinfo: str) -> Iterator[Path]:
     """Files with the limits of the cgroup that /proc/self/cgroup names, and of those above it."""
+    v1, unified = _cgroup_mounts(mountinfo)
     mounts: dict[str, Path] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields = right.split()
-        if fields and fields[0] == "cgroup2":
-            mounts["memory.max"] = Path(left.split()[4])
-        elif fields and fields[0] == "cgroup" and "memory" in fields[2].split(","):
-            mounts["memory.limit_in_bytes"] = Path(left.split()[4])
+    if unified:
+        mounts["memory.max"] = Path(unified[-1])
+    if "memory" in v1:
+        mounts["memory.limit_in_bytes"] = Path(v1["memory"])
     for line in own.splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")

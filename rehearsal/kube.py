@@ -169,11 +169,15 @@ class Api:
         return bool(pods) and all(_made(pod) >= not_before - 1.5 and ready(pod) for pod in pods)
 
 
+def has_condition(body: Mapping[str, Any], kind: str) -> bool:
+    """Whether an object's condition of this type is true."""
+    conditions = body.get("status", {}).get("conditions", [])
+    return any(entry["type"] == kind and entry["status"] == "True" for entry in conditions)
+
+
 def ready(pod: Mapping[str, Any]) -> bool:
     """Whether a pod is Ready and not about to go."""
-    conditions = pod.get("status", {}).get("conditions", [])
-    good = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
-    return good and "deletionTimestamp" not in pod["metadata"]
+    return has_condition(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
 
 
 def _made(pod: Mapping[str, Any]) -> float:

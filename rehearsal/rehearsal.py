@@ -313,7 +313,6 @@ class Rehearsal:
     def open_pages(self, links: Mapping[str, str]) -> dict[str, int]:
         """Lead loopback ports to the pages a person opens; returns the port of each by name."""
         record = self.required()
-        ports = {name: record.port_base + 1 + at for at, name in enumerate(sorted(links))}
         if record.mode != "node" or not links:
             return {}
         gateway = self.gateway("pages")
@@ -321,8 +320,15 @@ class Rehearsal:
             gateway.daemon.stop()
             record.routes = dict(links)
             self._save()
+        ports = self.pages
         gateway.start([Route(name, ports[name], target) for name, target in sorted(links.items())])
         return ports
+
+    @property
+    def pages(self) -> dict[str, int]:
+        """The loopback port of each page that was opened, by name."""
+        record = self.required()
+        return {name: record.port_base + 1 + at for at, name in enumerate(sorted(record.routes))}
 
     def processes(self) -> dict[str, bool]:
         """Whether each of its processes runs, by name."""

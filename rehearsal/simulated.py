@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rehearsal import workloads
 from rehearsal.inside import Check, Row
-from rehearsal.kube import Api
+from rehearsal.kube import Api, has_condition
 from rehearsal.rehearsal import Rehearsal
 
 
@@ -35,9 +35,7 @@ def _timed(id_: str, title: str, ask: Callable[[], tuple[bool, str]]) -> Row:
 def _nodes(api: Api) -> list[Row]:
     def ask() -> tuple[bool, str]:
         nodes = api.items("v1", "Node")
-        bad = [
-            node["metadata"]["name"] for node in nodes if not workloads.has_condition(node, "Ready")
-        ]
+        bad = [node["metadata"]["name"] for node in nodes if not has_condition(node, "Ready")]
         words = f"not Ready: {', '.join(bad)}" if bad else f"{len(nodes)} nodes"
         return bool(nodes) and not bad, words
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rehearsal.kube import Api, Object, ready
+from rehearsal.kube import Api, Object, has_condition, ready
 
 _KINDS = (("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"))
 
@@ -50,12 +50,6 @@ def _complete(kind: str, body: Mapping[str, Any]) -> tuple[bool, str]:
         return pods > 0 or has_condition(body, "Complete"), f"{pods} pods"
     wanted, have = int(body["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0))
     return have == wanted, f"{have} of {wanted} pods ready"
-
-
-def has_condition(body: Mapping[str, Any], kind: str) -> bool:
-    """Whether an object's condition of this type is true."""
-    conditions = body.get("status", {}).get("conditions", [])
-    return any(entry["type"] == kind and entry["status"] == "True" for entry in conditions)
 
 
 def unready(api: Api) -> tuple[int, list[str]]:
