@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 Name = Annotated[str, Field(pattern=DNS_LABEL, description="a DNS label (RFC 1123)")]
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -102,7 +103,7 @@ class Image(Model):
 
     repository: str = Field(min_length=1)
     tag: str = Field(min_length=1)
-    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    digest: str = Field(pattern=DIGEST)
 
     @property
     def ref(self) -> str:

@@ -68,18 +68,6 @@ class Environment(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Environment:
-        release = self.cert_manager.release
-        if self.images.source == "rehearsal" and release.kind == "chart":
-            refuse(
-                [
-                    problem(
-                        "cert_manager.release.kind",
-                        release.kind,
-                        "a chart pulls its images; with images.source rehearsal use "
-                        "{kind: vendored, version: 1.11.5}",
-                    )
-                ]
-            )
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [

@@ -7,32 +7,53 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from components.model import Image, Images
+from components.model import DIGEST, Image, Images, Model
 from configs.errors import ConfigError
 
 VERSIONS = Path(__file__).with_name("versions.toml")
+_Entry = TypeVar("_Entry", bound=Model)
 
 
-def declared(path: Path = VERSIONS) -> dict[str, dict[str, str]]:
-    """`images` of versions.toml: key -> repository, tag and, where known, upstream's digest.
+class Version(Model):
+    """One image of versions.toml: upstream's tag and digest, and the tag that is built here."""
 
-    Raises ConfigError when the file is no TOML.
+    repository: str = Field(min_length=1)
+    tag: str = Field(min_length=1)
+    digest: str | None = Field(default=None, pattern=DIGEST)
+    built: str | None = Field(
+        default=None, min_length=1, description="the rehearsal's tag, where it is another"
+    )
+
+    @property
+    def rehearsed(self) -> tuple[str, str]:
+        """Repository and tag of what the rehearsal builds."""
+        return self.repository, self.built or self.tag
+
+
+def declared(path: Path = VERSIONS) -> dict[str, Version]:
+    """`images` of versions.toml by key.
+
+    Raises ConfigError when the file is no TOML, or an entry has a wrong or unknown key.
     """
     try:
         images = tomllib.loads(path.read_text(encoding="utf-8")).get("images", {})
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path.name}: not TOML: {error}; mend that line") from None
-    return {str(key): dict(value) for key, value in images.items()}
+    return _all(Version, images, path.name)
 
 
 def upstream(path: Path = VERSIONS) -> Images:
     """The images that an environment pulls: those with upstream's digest in versions.toml."""
-    return _images(
-        {key: value for key, value in declared(path).items() if value.get("digest")}, path.name
+    return Images(
+        {
+            key: Image(repository=entry.repository, tag=entry.tag, digest=entry.digest)
+            for key, entry in declared(path).items()
+            if entry.digest is not None
+        }
     )
 
 
@@ -43,9 +64,9 @@ def placeholders(path: Path = VERSIONS) -> dict[str, dict[str, str]]:
     """
     lock = {}
     for key, entry in declared(path).items():
-        name = f"{entry['repository']}:{entry['tag']}"
-        digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
-        lock[key] = {"repository": entry["repository"], "tag": entry["tag"], "digest": digest}
+        repository, tag = entry.rehearsed
+        digest = hashlib.sha256(f"{repository}:{tag}".encode()).hexdigest()
+        lock[key] = {"repository": repository, "tag": tag, "digest": f"sha256:{digest}"}
     return lock
 
 
@@ -53,7 +74,7 @@ def rehearsal(lock: Path, path: Path = VERSIONS) -> Images:
     """The images built here: digests from the lock that the image build wrote.
 
     Raises ConfigError when the lock is missing, is no JSON, or names another repository or tag
-    than versions.toml: what is rehearsed must be what production pulls.
+    than versions.toml: what is rehearsed must be what was reviewed.
     """
     try:
         locked = json.loads(lock.read_text(encoding="utf-8"))
@@ -61,32 +82,35 @@ def rehearsal(lock: Path, path: Path = VERSIONS) -> Images:
         raise ConfigError(f"{lock}: the image lock is missing; ./estate up builds it") from None
     except ValueError as error:
         raise ConfigError(f"{lock}: not JSON ({error}); ./estate up builds it anew") from None
-    names = declared(path)
+    names = {key: entry.rehearsed for key, entry in declared(path).items()}
     problems = [
         f"{lock}: {key}: {locked[key].get('repository')}:{locked[key].get('tag')} was built, but "
-        f"versions.toml names {names[key]['repository']}:{names[key]['tag']}; make them equal"
+        f"versions.toml names {':'.join(names[key])}; make them equal"
         for key in sorted(set(names) & set(locked))
-        if (locked[key].get("repository"), locked[key].get("tag"))
-        != (names[key]["repository"], names[key]["tag"])
+        if (locked[key].get("repository"), locked[key].get("tag")) != names[key]
     ]
     if problems:
         raise ConfigError(problems)
-    return _images(locked, str(lock))
+    fields = ("repository", "tag", "digest")
+    entries = {key: {name: entry.get(name) for name in fields} for key, entry in locked.items()}
+    return Images(_all(Image, entries, str(lock)))
 
 
-def _images(entries: Mapping[str, Mapping[str, Any]], origin: str) -> Images:
-    images: dict[str, Image] = {}
+def _all(
+    model: type[_Entry], entries: Mapping[str, Mapping[str, Any]], origin: str
+) -> dict[str, _Entry]:
+    """Each entry as a model; all problems in one ConfigError."""
+    found: dict[str, _Entry] = {}
     problems: list[str] = []
     for key, entry in entries.items():
-        fields = {name: entry.get(name) for name in ("repository", "tag", "digest")}
         try:
-            images[key] = Image.model_validate(fields)
+            found[key] = model.model_validate(entry)
         except ValidationError as error:
-            detail = error.errors()[0]
-            problems.append(
-                f"{origin}: {key}.{'.'.join(map(str, detail['loc']))}: "
+            problems += [
+                f"{origin}: {'.'.join([key, *map(str, detail['loc'])])}: "
                 f"{detail['input']!r} is not allowed: {detail['msg']}"
-            )
+                for detail in error.errors()
+            ]
     if problems:
         raise ConfigError(problems)
-    return Images(images)
+    return found

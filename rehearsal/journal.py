@@ -113,9 +113,26 @@ def restoring(live: Object, patch: Mapping[str, Any] | None, restart: str | None
     }
 
 
+def making(body: Object) -> Object:
+    """The journal's entry for an object that is about to be made: restoring deletes it."""
+    metadata = body["metadata"]
+    return {
+        "apiVersion": body["apiVersion"],
+        "kind": body["kind"],
+        "namespace": metadata.get("namespace"),
+        "name": metadata["name"],
+        "back": None,
+        "object": None,
+    }
+
+
 def restore(api: Api, entry: Mapping[str, Any]) -> None:
     """Make an object as it was. Raises ApiError; may be repeated."""
     path = api.path(entry["apiVersion"], entry["kind"], entry["namespace"], entry["name"])
+    if entry["back"] is None and entry["object"] is None:
+        if api.get(path) is not None:
+            api.request("DELETE", path)
+        return
     if entry["back"] is not None:
         api.merge(path, entry["back"])
     elif api.get(path) is None:

@@ -60,20 +60,21 @@ class _Stopped(Exception):
 
 def restore(rehearsal: Rehearsal, api: Api) -> None:
     """Restore what a proof that was killed left broken; EstateError when that fails."""
-    restored, failed = journal.restore_all(api, _file(rehearsal))
+    restored, failed = journal.restore_all(api, journal_file(rehearsal))
     if restored:
         console.warn(f"restored what an interrupted proof left broken: {', '.join(restored)}")
     for name, error in failed.items():
         raise EstateError(f"what the proof of {name} broke", error, "run ./estate up")
 
 
-def _file(rehearsal: Rehearsal) -> Path:
+def journal_file(rehearsal: Rehearsal) -> Path:
+    """Where a proof notes what it has broken."""
     return rehearsal.folder / "prove.json"
 
 
 def run(rehearsal: Rehearsal, api: Api, probes: Probes, checks: Sequence[Check]) -> list[Proof]:
     """Prove the checks: namespaces side by side, one fault at a time in each."""
-    notes = journal.Journal(_file(rehearsal))
+    notes = journal.Journal(journal_file(rehearsal))
     stop = threading.Event()
     lanes: dict[str, list[Check]] = defaultdict(list)
     for check in checks:
@@ -228,7 +229,7 @@ def of_drift(rehearsal: Rehearsal, api: Api, objects: Sequence[drift.Declared], 
     if live is None:
         return Proof(name, None, None, f"red before anything was broken: {path} is missing")
     live = {"apiVersion": chosen.body["apiVersion"], "kind": chosen.body["kind"], **live}
-    notes = journal.Journal(_file(rehearsal))
+    notes = journal.Journal(journal_file(rehearsal))
     limit = "minAvailable" if "minAvailable" in live["spec"] else "maxUnavailable"
     began = time.monotonic()
     seen: list[str] = []

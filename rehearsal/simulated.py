@@ -21,7 +21,8 @@ def rows(
         if time.monotonic() >= deadline or all(row.state == "passed" for row in found):
             break
         time.sleep(1)
-    why = f"no container runs here: {rehearsal.required().reason}"
+    # `up`, `status` and `doctor` give the whole reason; a row has room for its beginning.
+    why = f"no container runs here: {rehearsal.required().reason.partition(';')[0]}"
     return found + [Row(check["id"], check["title"], "skipped", why) for check in checks]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rehearsal import console, drift, inside, prove, simulated, workloads
+from rehearsal import console, drift, inside, prove, prove_hosts, simulated, workloads
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.inside import Check, Row
 from rehearsal.kube import Api, ApiError
@@ -224,6 +224,7 @@ def _prove(
         proofs = prove.run(rehearsal, api, probes, checks)
     if _wanted(READY, only):
         proofs.append(prove.of_ready(api, READY))
+    proofs += prove_hosts.of_hosts(rehearsal, api, [row for row in HOSTS if _wanted(row, only)])
     if state:
         proofs.append(prove.of_drift(rehearsal, api, drift.declared(state.resources), DRIFT))
         # The proof of having restored everything exactly.

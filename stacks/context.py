@@ -41,8 +41,17 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def manifest(name: str) -> list[Object]:
-    """The objects of a vendored release manifest, `cert-manager-1.11.5` for one."""
-    text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
+    """The objects of a vendored release manifest, `cert-manager-1.11.5` for one.
+
+    Raises ConfigError when that release was never vendored.
+    """
+    try:
+        text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"configs/versions.toml: no release manifest {name}.yaml; add it with "
+            "`python -m components.manifests.vendor`, or go back to a tag that has one"
+        ) from None
     return [body for body in yaml.load_all(text, Loader=_Loader) if body]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.platform.cert_manager import CertManager, VendoredRelease
+from components.platform.cert_manager import CertManager
 from components.platform.namespaces import Namespaces
 from components.platform.pki import Pki
 from stacks.context import Context, manifest
@@ -42,16 +42,13 @@ def deploy(
 ) -> Platform:
     """cert-manager and the authority."""
     environment = context.environment
-    release = environment.cert_manager.release
+    # The manifest is that of the images; versions.toml is the one place that names the release.
+    release = context.images["cert_manager_controller"].tag.removeprefix("v")
     cert_manager = CertManager(
         "cert-manager",
         environment.cert_manager,
         images=context.images,
-        objects=(
-            manifest(f"cert-manager-{release.version}")
-            if isinstance(release, VendoredRelease)
-            else []
-        ),
+        objects=manifest(f"cert-manager-{release}"),
         monitors=monitors,
         opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[namespaces]),
     )

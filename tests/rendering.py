@@ -72,17 +72,13 @@ class _Mocks(mocks.Mocks):
 
 
 def images() -> Images:
-    """Every image of versions.toml, with a digest made of its key."""
-    return Images(
-        {
-            key: Image(
-                repository=entry["repository"],
-                tag=entry["tag"],
-                digest="sha256:" + hashlib.sha256(key.encode()).hexdigest(),
-            )
-            for key, entry in versions.declared().items()
-        }
-    )
+    """Every image that a rehearsal builds, with a digest made of its key."""
+    found = {}
+    for key, entry in versions.declared().items():
+        repository, tag = entry.rehearsed
+        digest = "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+        found[key] = Image(repository=repository, tag=tag, digest=digest)
+    return Images(found)
 
 
 @functools.cache
@@ -116,7 +112,7 @@ def _run(environment: str) -> dict[str, Any]:
         def program() -> None:
             context = Context(
                 environment=values,
-                images=images(),
+                images=images() if values.images.source == "rehearsal" else versions.upstream(),
                 stack=environment,
                 config=pulumi.Config("estate"),
                 secrets_folder=Path(folder),

@@ -3,14 +3,18 @@
     python -m components.manifests.vendor <module cache> [<manifest> ...]
 
 `<module cache>` is a Go module cache (`go env GOMODCACHE`) that holds the modules named in
-SOURCES; their content is what the committed go.sum files of rehearsal/toolchain verify. Schema
+SOURCES, verified by the committed go.sum files of rehearsal/toolchain or by `go mod download`. A
+release that is a chart is rendered by Helm (`helm` on PATH, else built by `go run`). Schema
 descriptions are stripped (they are two thirds of the text and no part of the contract), as are
 resources that the estate does not use; nothing else is changed. Output is deterministic.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +24,51 @@ import yaml
 HERE = Path(__file__).parent
 
 
+HELM = "helm.sh/helm/v3/cmd/helm@v3.18.6"
+KUBERNETES = "1.35.0"
+"""The version that charts are rendered for."""
+
+
 class Source(NamedTuple):
-    """Where one manifest comes from and which resources of it are left out."""
+    """Where one manifest comes from and which resources of it are left out.
+
+    `file` is a manifest, or a chart's folder that is rendered with `values` (`--set`).
+    """
 
     module: str
     file: str
     omit: frozenset[str]
+    values: tuple[str, ...] = ()
 
+
+# Prometheus is told by the estate's own PodMonitor: no annotations, no services to scrape by.
+_SCRAPED = frozenset(
+    {"ServiceMonitor/cert-manager", "Service/cert-manager", "Service/cert-manager-cainjector"}
+)
+_CERT_MANAGER = (
+    "startupapicheck.enabled=false",
+    "global.leaderElection.namespace=platform",
+    "prometheus.servicemonitor.enabled=true",
+    # Ready two seconds after it answers: every certificate waits for it.
+    "webhook.readinessProbe.initialDelaySeconds=1",
+    "webhook.readinessProbe.periodSeconds=2",
+    "webhook.livenessProbe.initialDelaySeconds=10",
+    "webhook.livenessProbe.failureThreshold=6",
+)
 
 SOURCES = {
+    "cert-manager-1.11.5": Source(
+        "github.com/cert-manager/cert-manager@v1.11.5",
+        "deploy/charts/cert-manager",
+        _SCRAPED,
+        (*_CERT_MANAGER, "installCRDs=true"),
+    ),
+    "cert-manager-1.21.2": Source(
+        "github.com/cert-manager/cert-manager@v1.21.2",
+        "deploy/charts/cert-manager",
+        _SCRAPED,
+        (*_CERT_MANAGER, "crds.enabled=true"),
+    ),
     "cloudnative-pg-1.30.0": Source(
         "github.com/cloudnative-pg/cloudnative-pg@v1.30.0",
         "releases/cnpg-1.30.0.yaml",
@@ -84,12 +124,41 @@ def convert(text: str, omit: frozenset[str]) -> Iterator[dict[str, Any]]:
             yield strip(item) if item["kind"] == "CustomResourceDefinition" else item
 
 
+def chart(name: str, source: Source, cache: Path) -> str:
+    """A chart of a module, rendered; its version is the module's, as at its release."""
+    version = source.module.rpartition("@")[2]
+    folder = cache / source.module / source.file
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, folder.name)
+        shutil.copytree(folder, copy)
+        (copy / "templates").chmod(0o755)
+        if not (copy / "Chart.yaml").exists():  # before 1.15: completed when it was released
+            shutil.copyfile(copy / "Chart.template.yaml", copy / "Chart.yaml")
+            for definition in (folder.parents[1] / "crds").glob("*.yaml"):
+                shutil.copy(definition, copy / "templates")
+        text = (copy / "Chart.yaml").read_text().replace("v0.1.0", version)
+        (copy / "Chart.yaml").chmod(0o644)
+        (copy / "Chart.yaml").write_text(text.replace("v0.0.0", version))
+        helm = ["helm"] if shutil.which("helm") else ["go", "run", HELM]
+        release = name.rpartition("-")[0]
+        command = [*helm, "template", release, str(copy), "--namespace", "platform"]
+        command += ["--kube-version", KUBERNETES, "--api-versions", "monitoring.coreos.com/v1"]
+        command += [word for value in source.values for word in ("--set", value)]
+        return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
 def render(name: str, cache: Path) -> str:
     """The text of `<name>.yaml`; OSError when the module is not in the cache."""
     source = SOURCES[name]
-    text = (cache / source.module / source.file).read_text()
+    if source.values:
+        text = chart(name, source, cache)
+        made = "rendered by Helm, "
+    else:
+        text = (cache / source.module / source.file).read_text()
+        made = ""
     head = (
-        f"# {name}: {source.file} of Go module {source.module}, schema descriptions stripped.\n"
+        f"# {name}: {source.file} of Go module {source.module},\n"
+        f"# {made}schema descriptions stripped.\n"
         "# Made by components/manifests/vendor.py; do not edit.\n---\n"
     )
     body = yaml.dump_all(

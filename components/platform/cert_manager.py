@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pulumi
-import pulumi_kubernetes as k8s
-from pydantic import Field
 
 from components.checks import ExpectedPods
 from components.model import Image, Model, Resources
@@ -16,7 +14,7 @@ from components.platform.release import Object, annotate, apply_release
 from components.workload import Component, alert, pod_monitor, prometheus_rule
 
 NAMESPACE = "platform"
-"""The vendored manifest is rendered for this namespace (RBAC and webhooks name it)."""
+"""The release manifests are rendered for this namespace (RBAC and webhooks name it)."""
 
 PROGRAMS = {
     "cert-manager": "controller",
@@ -26,28 +24,9 @@ PROGRAMS = {
 """Deployment -> program; the image of each is `cert_manager_<program>`."""
 
 
-class VendoredRelease(Model):
-    """The release manifest beside this program."""
-
-    kind: Literal["vendored"]
-    version: Literal["1.11.5"]
-
-
-class ChartRelease(Model):
-    """A chart from an OCI registry, for environments that pull what is newest."""
-
-    kind: Literal["chart"]
-    repository: str = Field(pattern=r"^oci://[^\s]+$")
-    version: str = Field(pattern=r"^v?\d+\.\d+\.\d+$")
-
-
-Release = Annotated[VendoredRelease | ChartRelease, Field(discriminator="kind")]
-
-
 class CertManagerConfig(Model):
-    """Which release runs, and what one replica of each program may use."""
+    """What one replica of each program may use. Which release runs is what its images say."""
 
-    release: Release = VendoredRelease(kind="vendored", version="1.11.5")
     controller: Resources = Resources(cpu_request_m=20, memory_request_mib=64, memory_limit_mib=192)
     webhook: Resources = Resources(cpu_request_m=10, memory_request_mib=32, memory_limit_mib=96)
     cainjector: Resources = Resources(cpu_request_m=10, memory_request_mib=64, memory_limit_mib=192)
@@ -58,7 +37,7 @@ class CertManager(Component):
     """cert-manager in namespace `platform`.
 
     `ready` holds the resources after which its API takes objects: webhook answering, its CA
-    injected. `objects` is the vendored manifest (stacks read it; a component reads no file).
+    injected. `objects` is the release manifest (stacks read it; a component reads no file).
     """
 
     ready: Sequence[pulumi.Resource]
@@ -74,15 +53,12 @@ class CertManager(Component):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("estate:platform:CertManager", name, opts)
-        if isinstance(config.release, ChartRelease):
-            self.ready = [self._chart(name, config, config.release)]
-        else:
-            self.ready = apply_release(
-                objects,
-                self,
-                transform=lambda body: vendored(body, config, images),
-                protect_crds=config.protect,
-            )
+        self.ready = apply_release(
+            objects,
+            self,
+            transform=lambda body: vendored(body, config, images),
+            protect_crds=config.protect,
+        )
         for deployment, program in PROGRAMS.items():
             self.expected_pods.append(
                 ExpectedPods(
@@ -99,27 +75,6 @@ class CertManager(Component):
         if monitors is not None:
             self._monitor(monitors)
         self.register_outputs({"namespace": NAMESPACE})
-
-    def _chart(
-        self, name: str, config: CertManagerConfig, release: ChartRelease
-    ) -> k8s.helm.v4.Chart:
-        return k8s.helm.v4.Chart(
-            name,
-            k8s.helm.v4.ChartArgs(
-                chart=f"{release.repository}/cert-manager",
-                version=release.version,
-                namespace=NAMESPACE,
-                values={
-                    "crds": {"enabled": True, "keep": config.protect},
-                    "global": {"leaderElection": {"namespace": NAMESPACE}},
-                    "startupapicheck": {"enabled": False},
-                    "resources": config.controller.quantities(),
-                    "webhook": {"resources": config.webhook.quantities()},
-                    "cainjector": {"resources": config.cainjector.quantities()},
-                },
-            ),
-            opts=self.child(),
-        )
 
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
         opts = self.child(depends_on=list(depends_on))
@@ -187,12 +142,9 @@ def _harden(
     container["resources"] = resources.quantities()
     container["securityContext"] |= {"readOnlyRootFilesystem": True, "runAsNonRoot": True}
     pod["securityContext"] |= {"runAsUser": 1000, "runAsGroup": 1000}
-    if program == "controller":
+    # Metrics are the only sign of health that a program may have; the release's own probes win.
+    if any(port["name"] == "http-metrics" for port in container.get("ports", [])):
         metrics = {"httpGet": {"path": "/metrics", "port": 9402, "scheme": "HTTP"}}
-        container["readinessProbe"] = {**metrics, "periodSeconds": 2, "timeoutSeconds": 2}
-        container["livenessProbe"] = {
-            **metrics,
-            "periodSeconds": 20,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        }
+        alive = {**metrics, "periodSeconds": 20, "timeoutSeconds": 5, "failureThreshold": 6}
+        container.setdefault("readinessProbe", {**metrics, "periodSeconds": 2, "timeoutSeconds": 2})
+        container.setdefault("livenessProbe", alive)

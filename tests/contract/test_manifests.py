@@ -1,4 +1,4 @@
-"""What every manifest of the local environment must carry, whoever declares it."""
+"""What every manifest of every environment must carry, whoever declares it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.platform.cert_manager import PROGRAMS
 from components.workload import MONITOR_LABELS
+from configs import versions
 from stacks.foundation import NAMESPACES
 from tests.rendering import WORKLOADS, Rendered, render
 from tests.state.probes import PROBES, load
 
+CONFIGS = Path(versions.__file__).parent
 DIGEST = re.compile(r"^[a-z0-9./-]+:[A-Za-z0-9._-]+@sha256:[0-9a-f]{64}$")
+ENVIRONMENTS = sorted(file.name.split(".")[1] for file in CONFIGS.glob("Pulumi.*.yaml"))
 _SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
 NO_HEALTH_ENDPOINT = {
     # cert-manager 1.11 gives cainjector neither metrics nor health; losing its lease ends it.
@@ -28,8 +33,13 @@ NO_READINESS = {
 
 
 @pytest.fixture(scope="module")
-def rendered() -> Rendered:
+def local() -> Rendered:
     return render("local")
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def rendered(request: pytest.FixtureRequest) -> Rendered:
+    return render(request.param)
 
 
 def _pods(rendered: Rendered) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -41,11 +51,38 @@ def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
-def test_the_core_is_there(rendered: Rendered) -> None:
-    names = {name for _, name, _ in _pods(rendered)}
+def test_the_core_is_there(local: Rendered) -> None:
+    names = {name for _, name, _ in _pods(local)}
     assert {"cert-manager", "cert-manager-webhook", "mosquitto", "kafka", "pgpool"} <= names
-    assert rendered.names("Namespace") == sorted(NAMESPACES)
-    assert "postgres" in rendered.names("Cluster")
+    assert local.names("Namespace") == sorted(NAMESPACES)
+    assert "postgres" in local.names("Cluster")
+
+
+def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> None:
+    """Every image of it is versions.toml's; cert-manager's is the newest, with its own manifest."""
+    pinned = {image.ref for image in versions.upstream().values()}
+    onprem = render("onprem")
+    used = {container["image"] for _, _, pod in _pods(onprem) for container in _containers(pod)}
+    used |= {body["spec"]["imageName"] for body in onprem.objects("Cluster")}
+    used |= {body["spec"]["image"] for body in onprem.objects("Prometheus", "Alertmanager")}
+    assert used <= pinned, sorted(used - pinned)
+    repositories = {ref.partition(":")[0] for ref in used}
+    assert "quay.io/jetstack/cert-manager-controller" in repositories
+    assert len(repositories) == 8
+    for name, program in PROGRAMS.items():
+        entry = versions.declared()[f"cert_manager_{program}"]
+        for rendered, tag in ((onprem, entry.tag), (local, entry.built)):
+            deployment = rendered.object("Deployment", name)
+            assert deployment["metadata"]["labels"]["app.kubernetes.io/version"] == tag
+            image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+            assert image.startswith(f"{entry.repository}:{tag}@sha256:")
+
+
+def test_what_is_rehearsed_has_the_names_of_what_is_pulled(local: Rendered) -> None:
+    """The same objects of a component, whichever release of it runs."""
+    pulled = render("onprem")
+    for kind in ("Certificate", "ClusterIssuer", "Issuer", "Cluster", "Prometheus", "Alertmanager"):
+        assert set(pulled.names(kind)) <= set(local.names(kind)), kind
 
 
 def test_every_namespace_enforces_restricted(rendered: Rendered) -> None:
@@ -132,7 +169,7 @@ def test_only_secrets_are_secret(rendered: Rendered) -> None:
 
 def test_every_monitor_and_rule_is_selected_by_prometheus(rendered: Rendered) -> None:
     found = rendered.objects("PodMonitor", "ServiceMonitor", "PrometheusRule")
-    assert {"kafka", "mosquitto", "cert-manager"} <= {b["metadata"]["name"] for b in found}
+    assert {"postgres", "cert-manager"} <= {b["metadata"]["name"] for b in found}
     for body in found:
         assert MONITOR_LABELS.items() <= body["metadata"]["labels"].items(), body["metadata"]
 
@@ -160,7 +197,7 @@ def test_a_monitor_scrapes_a_port_that_its_pods_have(rendered: Rendered) -> None
 def test_checks_have_distinct_ids_and_faults_hit_declared_objects(rendered: Rendered) -> None:
     ids = [check["id"] for check in rendered.checks]
     assert len(ids) == len(set(ids))
-    assert {"cert-manager.issue", "mosquitto.round-trip", "kafka.in-sync"} <= set(ids)
+    assert {"cert-manager.issue", "postgres.write-read"} & set(ids)
     faults = [json.dumps(check["fault"], sort_keys=True) for check in rendered.checks]
     assert len(faults) == len(set(faults)), "two checks are broken by the same fault"
     for check in rendered.checks:

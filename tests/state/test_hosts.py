@@ -86,7 +86,13 @@ def _ask(core: Any, pod: Any, container: Any) -> Container | None:
     return Container(
         where=f"{space}/{name}/{container.name}",
         asked=answer.rc == 0,
-        processes=[(int(line[1]), line[2]) for line in lines if line[0] == "process"],
+        # `runc:[2:INIT]` is the runtime on its way into the container, as root until it is there:
+        # an exec probe starts one every few seconds.
+        processes=[
+            (int(line[1]), line[2])
+            for line in lines
+            if line[0] == "process" and not line[2].startswith("runc:[")
+        ],
         ports=frozenset(int(port, 16) for address, port in sockets if address not in _LOOPBACK),
         declared_ports=frozenset(ports),
         modes=[(int(line[1], 8), line[2]) for line in lines if line[0] == "mode"],

@@ -6,12 +6,11 @@ They need what a real node needs (root, namespaces, cgroups); elsewhere they say
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,76 +21,23 @@ import yaml
 
 from rehearsal import doctor, paths
 from rehearsal.processes import wait_for
+from rehearsal.verify import DRIFT, HOSTS, READY
+from tests.rendering import render
 from tests.state import snapshot
+from tests.state.estate import Estate, failed
 
 NAME = "test"
+SECRET_MARK = "4dabf18193072939515e22adb298388d"  # Pulumi's, of a secret value
 _POSSIBLE, _REASON = doctor.containers_possible()
 
 pytestmark = pytest.mark.skipif(not _POSSIBLE, reason=f"no real node here: {_REASON}")
-
-
-@dataclass
-class Estate:
-    """The `./estate` command on a state folder of its own."""
-
-    state: Path
-    before: snapshot.Snapshot
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {**os.environ, "ESTATE_STATE": str(self.state)}
-
-    @property
-    def folder(self) -> Path:
-        return self.state / NAME
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [str(paths.root() / "estate"), arguments[0], "--name", NAME, *arguments[1:]]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.variables, text=True, stdout=pipe, stderr=pipe)
-
-    def __call__(
-        self, *arguments: str, code: int = 0, seconds: float = 600
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the rehearsal and expect its exit code."""
-        running = self.start(*arguments)
-        try:
-            out, err = running.communicate(timeout=seconds)
-        finally:
-            running.kill()
-        words = f"estate {' '.join(arguments)} ended with {running.returncode}\n{out}\n{err}"
-        assert running.returncode == code, words
-        return subprocess.CompletedProcess(arguments, code, out, err)
-
-    def kubectl(self, *arguments: str) -> str:
-        command = [str(self.folder / "bin" / "kubectl"), *arguments]
-        variables = {**os.environ, "KUBECONFIG": str(self.folder / "kubeconfig")}
-        return subprocess.run(
-            command, env=variables, check=True, text=True, capture_output=True
-        ).stdout
-
-    def rows(self, *only: str, code: int = 0) -> list[dict[str, Any]]:
-        options = [word for prefix in only for word in ("--only", prefix)]
-        running = self.start("verify", "--json", *options)
-        out, err = running.communicate(timeout=300)
-        rows: list[dict[str, Any]] = json.loads(out)["rows"] if out else []
-        assert running.returncode == code, (failed(rows), err)
-        return rows
-
-    def process(self, name: str) -> psutil.Process:
-        """A process of this rehearsal by its program's name."""
-        for process in psutil.process_iter(["name", "cmdline"]):
-            words = " ".join(process.info["cmdline"] or [])
-            if process.info["name"] == name and str(self.folder) in words:
-                return process
-        raise AssertionError(f"{name} does not run")
 
 
 @pytest.fixture(scope="module")
 def estate() -> Iterator[Estate]:
     # Paths of Unix sockets end at 108 characters, so no folder of pytest's.
     state = Path(tempfile.mkdtemp(prefix="estate-"))
-    made = Estate(state, snapshot.take(str(state)))
+    made = Estate(state, NAME, snapshot.take(str(state)))
     try:
         yield made
     finally:
@@ -104,12 +50,6 @@ def up(estate: Estate) -> Estate:
     """The rehearsal, green; every test but the first starts from here."""
     estate("up", seconds=900)
     return estate
-
-
-def failed(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{row['id']}: {row['title']}: {row['detail']}" for row in rows if row["state"] != "passed"
-    ]
 
 
 def test_up_ends_green_and_verify_agrees(up: Estate) -> None:
@@ -202,6 +142,49 @@ def test_demo_accounts_for_every_message(up: Estate) -> None:
     up("demo", "--messages", "100", "--rate", "50")
 
 
+def test_the_api_server_takes_what_another_environment_declares(up: Estate) -> None:
+    """A server-side dry run of `onprem`: schemas, admission and operators' webhooks are real."""
+    objects = [_plain(body) for body in render("onprem").objects()]
+    for body in objects:
+        if body["kind"] == "Cluster":  # else its webhook judges the step from here to there
+            body["metadata"]["name"] = "another"
+    file = up.state / "onprem.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    dry = ("--server-side", "--dry-run=server", "--force-conflicts")
+    taken = up.kubectl("apply", *dry, "-f", str(file)).splitlines()
+    assert len(taken) == len(objects) > 100
+    spoilt = [body for body in objects if body["kind"] == "Prometheus"]
+    spoilt[0]["spec"]["replicas"] = "two"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": spoilt}))
+    with pytest.raises(subprocess.CalledProcessError):
+        up.kubectl("apply", *dry, "-f", str(file))
+
+
+def _plain(value: Any) -> Any:
+    """A rendered value as the provider sends it: no nulls, and secrets without Pulumi's wrapper."""
+    if isinstance(value, dict):
+        if SECRET_MARK in value:
+            return _plain(value["value"])
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("command", [("drill", "mosquitto"), ("bench",)], ids=lambda c: c[0])
+def test_drill_and_bench_write_figures_with_the_commit(
+    up: Estate, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    up(*command, "--out", str(tmp_path / "figures.json"))
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["kind"] == command[0] and {"commit", "machine", "at"} <= set(found)
+    if command[0] == "drill":
+        (drill,) = found["drills"]
+        assert drill["acknowledged"] > 0 and drill["lost"] == 0 and drill["green"]
+    else:
+        figures = found["figures"]
+        rates = [figures["kafka"]["produce_acks_all_per_s"], figures["kafka"]["consume_per_s"]]
+        assert min(rates) > 0 and figures["postgres"]["pool_p50_ms"] > 0
+
+
 def test_killed_processes_are_named_and_repaired(up: Estate) -> None:
     for name in ("kubelet", "kube-apiserver"):
         up.process(name).kill()
@@ -228,6 +211,34 @@ def test_every_check_is_proven_able_to_fail(up: Estate) -> None:
     proofs = json.loads(up("verify", "--prove", "--json", seconds=900).stdout)["proofs"]
     assert {proof["id"] for proof in proofs if not proof["ok"]} == set()
     assert len(proofs) >= 10
+    assert {*HOSTS, DRIFT, READY} <= {proof["id"] for proof in proofs}
+
+
+def test_a_second_rehearsal_killed_as_it_comes_up_converges_beside_the_first(up: Estate) -> None:
+    second = replace(up, name="second")
+    fresh = second.start("up")
+    try:
+        assert wait_for(lambda: _deploying(second), 400), "nothing was deployed"
+        fresh.kill()
+        fresh.communicate(timeout=60)
+        second("up", seconds=900)
+        for one in (up, second):
+            assert not failed(one.rows()), one.name
+        assert second.folder != up.folder
+    finally:
+        fresh.kill()
+        second("down")
+    assert not failed(up.rows())
+
+
+def _deploying(estate: Estate) -> bool:
+    """Whether `pulumi up` has made its first workload."""
+    try:
+        return "cert-manager" in estate.kubectl(
+            "get", "deployments", "-n", "platform", "-o", "name"
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
 
 
 def test_down_leaves_nothing_behind(up: Estate) -> None:

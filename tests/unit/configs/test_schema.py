@@ -82,16 +82,6 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
             lambda v: v["mosquitto"]["users"][0]["acl"][0].update(topic="a/#/b"),
             "mosquitto.users.0.acl.0.topic: 'a/#/b' is not allowed: `#` stands alone",
         ),
-        (
-            lambda v: v["cert_manager"].update(
-                release={
-                    "kind": "chart",
-                    "repository": "oci://example.org/charts",
-                    "version": "1.21.0",
-                }
-            ),
-            "cert_manager.release.kind: 'chart' is not allowed",
-        ),
         (lambda v: v.pop("postgres"), "pgpool: 'declared' is not allowed"),
     ],
 )
@@ -116,16 +106,6 @@ def test_a_password_in_place_of_a_reference_is_not_repeated(values: Values) -> N
     assert "hunter2" not in "\n".join(problems(values))
     values["kafka"]["users"][0]["password"] = {"env": "X", "file": "y"}
     assert "exactly one source" in "\n".join(problems(values))
-
-
-def test_a_chart_is_accepted_where_images_are_pulled(values: Values) -> None:
-    values["images"] = {"source": "upstream"}
-    values["cert_manager"]["release"] = {
-        "kind": "chart",
-        "repository": "oci://quay.io/jetstack/charts",
-        "version": "v1.21.0",
-    }
-    assert load(values).cert_manager.release.kind == "chart"
 
 
 def test_immutable_keys_name_what_would_lose_data() -> None:

@@ -56,12 +56,20 @@ def test_the_job_runs_again_when_declaration_or_passwords_change() -> None:
     assert set(annotations) == {"estate.dev/declaration", "estate.dev/passwords"}
 
 
-def test_the_vendored_release_is_whole_and_unprivileged() -> None:
-    objects = manifest("cert-manager-1.11.5")
+@pytest.mark.parametrize("release", ["1.11.5", "1.21.2"])
+def test_the_vendored_release_is_whole_and_unprivileged(release: str) -> None:
+    objects = manifest(f"cert-manager-{release}")
     kinds = [body["kind"] for body in objects]
     assert kinds.count("CustomResourceDefinition") == 6
     assert kinds.count("Deployment") == 3
     assert not any(body["metadata"].get("namespace") == "kube-system" for body in objects)
+
+
+def test_a_release_that_was_never_vendored_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no release manifest cert-manager-9\.9\.9\.yaml; add it"
+    ):
+        manifest("cert-manager-9.9.9")
 
 
 def test_a_secret_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

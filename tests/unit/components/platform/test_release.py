@@ -39,12 +39,15 @@ def test_annotations_are_added_and_the_original_is_kept() -> None:
 
 def test_a_deployment_gets_digest_resources_and_a_command() -> None:
     original = _deployment("cert-manager")
+    own = original["spec"]["template"]["spec"]["containers"][0]
+    own |= {"ports": [{"name": "http-metrics"}], "livenessProbe": {"periodSeconds": 7}}
     body = vendored(original, CertManagerConfig(), IMAGES)
     container = body["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == IMAGES["cert_manager_controller"].ref
     assert container["command"] == ["/app/cmd/controller/controller"]
     assert container["resources"]["limits"] == {"memory": "192Mi"}
     assert container["readinessProbe"]["httpGet"]["port"] == 9402
+    assert container["livenessProbe"] == {"periodSeconds": 7}, "the release's own probe is kept"
     assert original["spec"]["template"]["spec"]["containers"][0]["image"] == "x"
 
 

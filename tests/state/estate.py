@@ -1,0 +1,82 @@
+"""The `./estate` command as the state tests use it: on a rehearsal of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rehearsal import paths
+from tests.state import snapshot
+
+
+@dataclass
+class Estate:
+    """The `./estate` command on a state folder of its own; `prefix` is put before each call."""
+
+    state: Path
+    name: str
+    before: snapshot.Snapshot
+    prefix: Sequence[str] = ()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, "ESTATE_STATE": str(self.state)}
+
+    @property
+    def folder(self) -> Path:
+        return self.state / self.name
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [*self.prefix, str(paths.root() / "estate")]
+        command += [arguments[0], "--name", self.name, *arguments[1:]]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.variables, text=True, stdout=pipe, stderr=pipe)
+
+    def __call__(
+        self, *arguments: str, code: int = 0, seconds: float = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the rehearsal and expect its exit code."""
+        running = self.start(*arguments)
+        try:
+            out, err = running.communicate(timeout=seconds)
+        finally:
+            running.kill()
+        words = f"estate {' '.join(arguments)} ended with {running.returncode}\n{out}\n{err}"
+        assert running.returncode == code, words
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def kubectl(self, *arguments: str) -> str:
+        command = [str(self.folder / "bin" / "kubectl"), *arguments]
+        variables = {**os.environ, "KUBECONFIG": str(self.folder / "kubeconfig")}
+        return subprocess.run(
+            command, env=variables, check=True, text=True, capture_output=True
+        ).stdout
+
+    def rows(self, *only: str, code: int = 0) -> list[dict[str, Any]]:
+        options = [word for prefix in only for word in ("--only", prefix)]
+        running = self.start("verify", "--json", *options)
+        out, err = running.communicate(timeout=300)
+        rows: list[dict[str, Any]] = json.loads(out)["rows"] if out else []
+        assert running.returncode == code, (failed(rows), err)
+        return rows
+
+    def process(self, name: str) -> psutil.Process:
+        """A process of this rehearsal by its program's name."""
+        for process in psutil.process_iter(["name", "cmdline"]):
+            words = " ".join(process.info["cmdline"] or [])
+            if process.info["name"] == name and str(self.folder) in words:
+                return process
+        raise AssertionError(f"{name} does not run")
+
+
+def failed(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['id']}: {row['title']}: {row['detail']}" for row in rows if row["state"] != "passed"
+    ]
