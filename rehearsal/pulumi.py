@@ -100,7 +100,7 @@ class Pulumi:
                 console.step("ending the pulumi of an interrupted run")
                 _end(owner)
         if locks and not any(owner.is_running() for owner in owners):
-            self._rehearsal.end_strays()
+            self._rehearsal.end_strays("pulumi")
             self._run(["cancel", "--yes", "--stack", STACK], capture=True)
 
     def up(self, *, refresh: bool) -> bool:

@@ -411,7 +411,8 @@ class Rehearsal:
 
     def destroy(self) -> None:
         """End and remove everything of this rehearsal; works at any stage of its life."""
-        self.end_strays()
+        # A pulumi that outlived a killed `up` is one of them: what it still writes is going anyway.
+        self.end_strays("bin", "pulumi")
         record = self.record
         if record is not None and record.mode == "simulated":
             # Nothing else was made, and what has this name elsewhere is another user's.
@@ -425,14 +426,14 @@ class Rehearsal:
         node.remove_cgroups()
         self._remove_folder()
 
-    def end_strays(self) -> None:
-        """End what a killed pulumi left running: programs that were started from the folder."""
+    def end_strays(self, *folders: str) -> None:
+        """End what was left running: programs that were started from these of its folders."""
         for process in psutil.process_iter():
             try:
                 command = process.cmdline()
             except psutil.Error:
                 continue
-            if command and Path(command[0]).is_relative_to(self.folder / "pulumi"):
+            if command and any(Path(command[0]).is_relative_to(self.folder / f) for f in folders):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
 

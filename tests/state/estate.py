@@ -67,13 +67,19 @@ class Estate:
         assert running.returncode == code, (failed(rows), err)
         return rows
 
-    def process(self, name: str) -> psutil.Process:
-        """A process of this rehearsal by its program's name."""
+    def runs(self, name: str) -> psutil.Process | None:
+        """A process of this rehearsal by its program's name, while it runs."""
         for process in psutil.process_iter(["name", "cmdline"]):
             words = " ".join(process.info["cmdline"] or [])
             if process.info["name"] == name and str(self.folder) in words:
                 return process
-        raise AssertionError(f"{name} does not run")
+        return None
+
+    def process(self, name: str) -> psutil.Process:
+        """A process of this rehearsal that must run."""
+        process = self.runs(name)
+        assert process is not None, f"{name} does not run"
+        return process
 
 
 def failed(rows: Sequence[dict[str, Any]]) -> list[str]:

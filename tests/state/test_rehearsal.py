@@ -220,11 +220,15 @@ def test_a_second_rehearsal_killed_as_it_comes_up_converges_beside_the_first(up:
     try:
         assert wait_for(lambda: _deploying(second), 400), "nothing was deployed"
         fresh.kill()
-        fresh.communicate(timeout=60)
+        fresh.wait(10)
         second("up", seconds=900)
         for one in (up, second):
             assert not failed(one.rows()), one.name
         assert second.folder != up.folder
+        # Also `down` ends what a killed `up` left running.
+        again = second.start("up")
+        assert wait_for(lambda: second.runs("pulumi"), 60), "no pulumi was started"
+        again.kill()
     finally:
         fresh.kill()
         second("down")

@@ -70,3 +70,27 @@ def test_broken_toml_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     broken.write_text("[[[")
     with pytest.raises(ConfigError, match=r"^versions\.toml: not TOML: .*line 1.*; mend that line"):
         versions.declared(broken)
+
+
+def test_the_tag_that_is_built_may_differ_from_upstreams(files: tuple[Path, Path]) -> None:
+    files[1].write_text(
+        '[images.kafka]\nrepository = "docker.io/apache/kafka"\ntag = "4.5.0"\nbuilt = "4.4.0"\n'
+        f'digest = "{DIGEST}"\n'
+    )
+    assert versions.upstream(files[1])["kafka"].ref == f"docker.io/apache/kafka:4.5.0@{DIGEST}"
+    _lock(files[0])
+    assert versions.rehearsal(*files)["kafka"].tag == "4.4.0"
+    assert versions.placeholders(files[1])["kafka"]["tag"] == "4.4.0"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('digset = "x"', "versions.toml: kafka.digset: 'x' is not allowed: Extra inputs"),
+        ('digest = "sha256:1"', "versions.toml: kafka.digest: 'sha256:1' is not allowed"),
+    ],
+)
+def test_a_mistyped_entry_names_its_key(files: tuple[Path, Path], line: str, expected: str) -> None:
+    files[1].write_text(f'[images.kafka]\nrepository = "r"\ntag = "t"\n{line}\n')
+    with pytest.raises(ConfigError, match=expected):
+        versions.declared(files[1])
