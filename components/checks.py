@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from components.model import Model, Name, Resources
+from components.model import Model, Name, Resources, Spread
 
 
 class ObjectRef(Model):
@@ -62,7 +62,8 @@ class Check(Model):
 
 class ExpectedPods(Model):
     """Pods that a declaration must lead to, so that a rehearsal without its operator still
-    schedules them: `claims` are the sizes in GiB of one pod's claims, `spread` the topology key.
+    schedules them: `claims` are the sizes in GiB of one pod's claims. With `exclusive` no two of
+    them share a node (or zone), where a spread alone keeps their numbers even.
     """
 
     name: str
@@ -70,7 +71,8 @@ class ExpectedPods(Model):
     selector: dict[str, str]
     count: int = Field(ge=0)
     resources: Resources
-    spread: str | None = None
+    spread: Spread = "prefer"
+    exclusive: bool = False
     claims: list[int] = Field(default_factory=list)
 
     def json_object(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+GPU = "nvidia.com/gpu"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 Name = Annotated[str, Field(pattern=DNS_LABEL, description="a DNS label (RFC 1123)")]
@@ -145,13 +146,15 @@ class Images(Mapping[str, Image]):
 class Resources(Model):
     """Requests and limits of one container: CPU in thousandths of a core, memory in MiB.
 
-    `cpu_limit_m` may stay unset where throttling would hurt more than it protects.
+    `cpu_limit_m` may stay unset where throttling would hurt more than it protects. GPUs are whole
+    devices of NVIDIA's device plugin.
     """
 
     cpu_request_m: int = Field(ge=1, le=256_000)
     cpu_limit_m: int | None = Field(default=None, ge=1, le=256_000)
     memory_request_mib: int = Field(ge=4, le=4_194_304)
     memory_limit_mib: int = Field(ge=4, le=4_194_304)
+    gpus: int = Field(default=0, ge=0, le=64)
 
     @model_validator(mode="after")
     def _limits_cover_requests(self) -> Resources:
@@ -172,13 +175,10 @@ class Resources(Model):
         limits = {"memory": f"{self.memory_limit_mib}Mi"}
         if self.cpu_limit_m is not None:
             limits["cpu"] = f"{self.cpu_limit_m}m"
-        return {
-            "requests": {
-                "cpu": f"{self.cpu_request_m}m",
-                "memory": f"{self.memory_request_mib}Mi",
-            },
-            "limits": limits,
-        }
+        requests = {"cpu": f"{self.cpu_request_m}m", "memory": f"{self.memory_request_mib}Mi"}
+        if self.gpus:
+            limits[GPU] = requests[GPU] = str(self.gpus)
+        return {"requests": requests, "limits": limits}
 
 
 class Storage(Model):
@@ -190,5 +190,12 @@ class Storage(Model):
     )
 
 
-Spread = Literal["prefer", "require"]
-"""How replicas are kept on different nodes: `prefer` schedules anyway (one-node rehearsal)."""
+Spread = Literal["prefer", "require", "require-zones"]
+"""How replicas are kept apart: on different nodes if it can be (`prefer`: one node will do), on
+different nodes, or in different zones."""
+
+
+def topology(spread: Spread) -> tuple[str, bool]:
+    """The topology key of a spread, and whether it is required."""
+    key = "topology.kubernetes.io/zone" if spread == "require-zones" else "kubernetes.io/hostname"
+    return key, spread != "prefer"

@@ -12,7 +12,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.checks import Check, ExpectedPods
-from components.model import Resources, Spread, Storage
+from components.model import Resources, Spread, Storage, topology
 
 MONITOR_LABELS = {"release": "estate"}
 """Prometheus of the estate selects monitors and rules by this label."""
@@ -100,14 +100,15 @@ def requirements(resources: Resources) -> k8s.core.v1.ResourceRequirementsArgs:
 
 
 def topology_spread(
-    selector: Mapping[str, str], policy: Spread, key: str = "kubernetes.io/hostname"
+    selector: Mapping[str, str], spread: Spread
 ) -> list[k8s.core.v1.TopologySpreadConstraintArgs]:
-    """At most one replica more on one node than on another."""
+    """At most one replica more on one node, or in one zone, than in another."""
+    key, required = topology(spread)
     return [
         k8s.core.v1.TopologySpreadConstraintArgs(
             max_skew=1,
             topology_key=key,
-            when_unsatisfiable="DoNotSchedule" if policy == "require" else "ScheduleAnyway",
+            when_unsatisfiable="DoNotSchedule" if required else "ScheduleAnyway",
             label_selector=k8s.meta.v1.LabelSelectorArgs(match_labels=dict(selector)),
         )
     ]

@@ -20,7 +20,7 @@ from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
-from components.model import Model, SecretRef, problem, refuse
+from components.model import Model, Name, SecretRef, problem, refuse
 from components.monitoring.config import MonitoringConfig
 from components.monitoring.prometheus_operator import PrometheusOperatorConfig
 from components.platform.cert_manager import CertManagerConfig
@@ -50,11 +50,35 @@ class ImagesConfig(Model):
     source: Literal["upstream", "rehearsal"] = "upstream"
 
 
+class Taint(Model):
+    """What keeps pods without a toleration off a node."""
+
+    key: str = Field(min_length=1)
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
+class NodePool(Model):
+    """Nodes of one kind, as they are bought: what `rehearse` schedules on. Zones take turns."""
+
+    name: Name
+    count: int = Field(ge=1, le=1000)
+    cpu: int = Field(ge=1, le=1024, description="cores of one node")
+    memory_gib: int = Field(ge=1, le=65_536)
+    disk_gib: int = Field(default=100, ge=1, description="for images, logs and scratch files")
+    gpus: int = Field(default=0, ge=0, le=64)
+    arch: Literal["amd64", "arm64"] = "amd64"
+    zones: list[Name] = Field(default_factory=list)
+    labels: dict[str, str] = Field(default_factory=dict)
+    taints: list[Taint] = Field(default_factory=list)
+
+
 class Environment(Model):
     """One environment of the estate. A part that is left out is not deployed."""
 
     images: ImagesConfig = ImagesConfig()
     cluster: ClusterConfig = ClusterConfig()
+    nodes: list[NodePool] = Field(default_factory=list)
     namespaces: NamespacesConfig = NamespacesConfig()
     cert_manager: CertManagerConfig = CertManagerConfig()
     pki: PkiConfig = PkiConfig()
@@ -68,6 +92,14 @@ class Environment(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Environment:
+        names = [pool.name for pool in self.nodes]
+        refuse(
+            [
+                problem(f"nodes.{i}.name", name, "declared twice; every pool once")
+                for i, name in enumerate(names)
+                if name in names[:i]
+            ]
+        )
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [

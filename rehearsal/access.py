@@ -25,8 +25,7 @@ from configs.schema import Environment, load
 from rehearsal import paths
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError
-from rehearsal.pulumi import STACK
-from rehearsal.rehearsal import Rehearsal
+from rehearsal.rehearsal import LOCAL, Rehearsal
 
 SENSORS_TOPIC = "sensors.raw"
 DEAD_LETTERS_TOPIC = "sensors.dead-letter"
@@ -129,7 +128,7 @@ def of(rehearsal: Rehearsal) -> Access:
             f"all its nodes are simulated ({rehearsal.required().reason})",
             "this command needs a real node: see ./estate doctor for what is missing",
         )
-    environment = load(paths.root() / "configs" / f"Pulumi.{STACK}.yaml")
+    environment = load(paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml")
     mosquitto = _declared(environment, "mosquitto")
     kafka = _declared(environment, "kafka")
     postgres = _declared(environment, "postgres")
@@ -157,7 +156,7 @@ def _declared(environment: Environment, part: str) -> Any:
     found = getattr(environment, part, None)
     if found is None:
         raise EstateError(
-            f"configs/Pulumi.{STACK}.yaml: {part}", "is not declared", "declare it, then run up"
+            f"configs/Pulumi.{LOCAL}.yaml: {part}", "is not declared", "declare it, then run up"
         )
     return found
 

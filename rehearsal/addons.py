@@ -7,12 +7,14 @@ own.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from components.model import GPU
+from configs.schema import NodePool
 from rehearsal import sandbox
 
 HERE = Path(__file__).parent / "addons"
@@ -43,6 +45,26 @@ def fleet(*, take_all: bool = False) -> str:
             if node["metadata"]["labels"]["estate.dev/pool"] == "cpu":
                 node["spec"]["taints"] = []
     return yaml.safe_dump_all(nodes)
+
+
+def nodes(pools: Sequence[NodePool]) -> str:
+    """An environment's own nodes, simulated, as one YAML stream of Node objects."""
+    found = []
+    for pool in pools:
+        capacity: dict[str, object] = {
+            "cpu": pool.cpu,
+            "memory": f"{pool.memory_gib}Gi",
+            "ephemeral-storage": f"{pool.disk_gib}Gi",
+            "pods": 110,
+        }
+        if pool.gpus:
+            capacity[GPU] = pool.gpus
+        values = {**pool.model_dump(), "capacity": capacity}
+        for index in range(pool.count):
+            node = _node(values, index)
+            node["spec"]["taints"] = values["taints"]
+            found.append(node)
+    return yaml.safe_dump_all(found)
 
 
 def simulated() -> str:

@@ -89,6 +89,25 @@ def preview(context: typer.Context, name: Name = "local") -> None:
     _call("rehearsal.up:preview", name=name, args=list(context.args))
 
 
+@app.command(rich_help_panel="Proof")
+def rehearse(
+    environment: Annotated[str, typer.Argument(help="configs/Pulumi.ENVIRONMENT.yaml.")],
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it for kubectl and pulumi.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use the cache only; fail where it lacks something.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try another environment on simulated nodes: schemas, admission, quotas, scheduling."""
+    _call(
+        "rehearsal.rehearse:rehearse",
+        environment,
+        keep=keep,
+        as_json=as_json,
+        offline=offline,
+    )
+
+
 @app.command(rich_help_panel="The estate")
 def status(name: Name = "local", as_json: AsJson = False) -> None:
     """Show what runs, what is real or simulated, and where to click."""

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -17,7 +17,6 @@ from rehearsal import console, paths
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
-STACK = "local"
 _ORDERLY_S = 30.0  # to stop waiting for objects, and write the state
 _NO_CHANGE = {"same", "read"}
 # Pulumi's own mark of a secret value in a state (sdk/go/common/resource, SigKey and SecretSig).
@@ -41,10 +40,18 @@ class State:
 
 
 class Pulumi:
-    """Runs `pulumi` from the repository with a rehearsal's environment."""
+    """Runs `pulumi` from the repository with a rehearsal's environment.
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
+    What it shows of its progress goes to stdout, or to `progress`.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, progress: IO[str] | None = None) -> None:
         self._rehearsal = rehearsal
+        self._progress = progress
+
+    @property
+    def _stack(self) -> str:
+        return self._rehearsal.required().stack
 
     def _run(
         self, arguments: Sequence[str], *, capture: bool, folder: Path | None = None
@@ -61,7 +68,7 @@ class Pulumi:
                 cwd=folder or paths.root(),
                 # A larger heap between collections: a third less CPU for engine and provider.
                 env={"GOGC": "400", **rehearsal.environment(), "TMPDIR": scratch},
-                stdout=subprocess.PIPE if capture else None,
+                stdout=subprocess.PIPE if capture else self._progress,
                 stderr=subprocess.PIPE if capture else None,
             )
 
@@ -83,12 +90,14 @@ class Pulumi:
             settings.parent.mkdir(parents=True, exist_ok=True)
             (settings.parent / "Pulumi.yaml").write_text("name: estate\nruntime: python\n")
             done = self._run(
-                ["stack", "select", "--create", STACK, "--non-interactive"],
+                ["stack", "select", "--create", self._stack, "--non-interactive"],
                 capture=True,
                 folder=settings.parent,
             )
             if done.returncode == 0:
-                done = self._run(["stack", "select", STACK, "--non-interactive"], capture=True)
+                done = self._run(
+                    ["stack", "select", self._stack, "--non-interactive"], capture=True
+                )
             if done.returncode != 0:
                 settings.unlink(missing_ok=True)
                 raise EstateError("pulumi stack", _last(done.stderr), "run: ./estate doctor")
@@ -101,14 +110,14 @@ class Pulumi:
                 _end(owner)
         if locks and not any(owner.is_running() for owner in owners):
             self._rehearsal.end_strays("pulumi")
-            self._run(["cancel", "--yes", "--stack", STACK], capture=True)
+            self._run(["cancel", "--yes", "--stack", self._stack], capture=True)
 
     def up(self, *, refresh: bool) -> bool:
         """`pulumi up` without questions, shown as it goes; whether it ended well.
 
         With `refresh`, Pulumi first reads every object, so that it puts back what a hand changed.
         """
-        arguments = ["up", "--stack", STACK, "--yes", "--skip-preview", "--non-interactive"]
+        arguments = ["up", "--stack", self._stack, "--yes", "--skip-preview", "--non-interactive"]
         arguments += ["--parallel", "32", "--suppress-outputs", *(["--refresh"] if refresh else [])]
         return self._run(arguments, capture=False).returncode == 0
 
@@ -126,12 +135,12 @@ class Pulumi:
 
     def preview(self, arguments: Sequence[str]) -> int:
         """`pulumi preview`, shown as it is; returns its exit code."""
-        command = ["preview", "--stack", STACK, "--suppress-outputs", *arguments]
+        command = ["preview", "--stack", self._stack, "--suppress-outputs", *arguments]
         return self._run(command, capture=False).returncode
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs, secrets masked; empty when it was never brought up."""
-        done = self._run(["stack", "output", "--stack", STACK, "--json"], capture=True)
+        done = self._run(["stack", "output", "--stack", self._stack, "--json"], capture=True)
         if done.returncode != 0:
             return {}
         value = json.loads(done.stdout or "{}")
@@ -140,7 +149,9 @@ class Pulumi:
 
     def state(self) -> State:
         """The stack's state (`pulumi stack export --show-secrets`)."""
-        done = self._run(["stack", "export", "--stack", STACK, "--show-secrets"], capture=True)
+        done = self._run(
+            ["stack", "export", "--stack", self._stack, "--show-secrets"], capture=True
+        )
         if done.returncode != 0:
             raise EstateError("pulumi stack export", _last(done.stderr), "run: ./estate up")
         return State(json.loads(done.stdout)["deployment"].get("resources") or [])

@@ -28,6 +28,8 @@ from rehearsal.node import Node
 from rehearsal.processes import Daemon, wait_for
 
 Mode = Literal["node", "simulated"]
+LOCAL = "local"
+"""The stack of `up`; `rehearse` has one of the environment's name."""
 FIRST_PORT = 16440
 PORTS = 20  # loopback ports that one rehearsal may use: API, control plane, pages for a person
 _DEBIAN = ("runc", "iproute2", "nftables", "haproxy", "catatonit")
@@ -42,6 +44,7 @@ class Record:
     mode: Mode
     reason: str
     port_base: int
+    stack: str = LOCAL
     routes: dict[str, str] = field(default_factory=dict)
 
 
@@ -163,14 +166,14 @@ class Rehearsal:
                 )
         return base
 
-    def prepare(self, mode: Mode, reason: str, port_base: int | None) -> None:
+    def prepare(self, mode: Mode, reason: str, port_base: int | None, stack: str = LOCAL) -> None:
         """Write the record of a new rehearsal, with ports that are free; keep an existing one."""
         base = self.first_port(port_base)
         if self.record is not None:
             return
         paths.ensure(self.folder, "state")
         self.folder.chmod(0o700)
-        self.record = Record(self.name, mode, reason, base)
+        self.record = Record(self.name, mode, reason, base, stack)
         self._save()
 
     def _bases(self) -> dict[str, int]:
@@ -230,7 +233,7 @@ class Rehearsal:
     @property
     def stack_settings(self) -> Path:
         """The stack's own configuration file: the salt of this rehearsal's passphrase."""
-        return self.folder / "pulumi" / "project" / "Pulumi.local.yaml"
+        return self.folder / "pulumi" / "project" / f"Pulumi.{self.required().stack}.yaml"
 
     # -- up ------------------------------------------------------------------------------------
 
@@ -354,7 +357,12 @@ class Rehearsal:
     def variables(self) -> dict[str, str]:
         """The variables that `./estate env` prints."""
         folder = self.folder
-        simulated = {"ESTATE_SIMULATED": "1"} if self.required().mode == "simulated" else {}
+        record = self.required()
+        simulated = {"ESTATE_SIMULATED": "1"} if record.mode == "simulated" else {}
+        if record.stack != LOCAL:
+            # Thrown away at its end: its state need not outlive a crash.
+            simulated |= {"ESTATE_REHEARSE": "1", "PULUMI_SKIP_CHECKPOINTS": "true"}
+            simulated |= {"PULUMI_EXPERIMENTAL": "1"}
         own = [str(folder / "bin"), str(Path(sys.executable).parent)]
         others = os.environ.get("PATH", "").split(os.pathsep)
         search = os.pathsep.join(own + [path for path in others if path and path not in own])
@@ -380,6 +388,9 @@ class Rehearsal:
 
     def link_tools(self, found: Mapping[str, Path]) -> None:
         """Fill the rehearsal's bin folder, and Pulumi's plugin folder where ours are used."""
+        (self.folder / "tools.json").write_text(
+            json.dumps({key: str(path) for key, path in found.items()}, indent=1)
+        )
         folder = self.folder / "bin"
         folder.mkdir(parents=True, exist_ok=True)
         own = Path(sys.executable)

@@ -30,8 +30,8 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
 from rehearsal.parts import PROFILES
 from rehearsal.progress import ImageBars, ToolBars
-from rehearsal.pulumi import STACK, Pulumi, State
-from rehearsal.rehearsal import Mode, Rehearsal
+from rehearsal.pulumi import Pulumi, State
+from rehearsal.rehearsal import LOCAL, Mode, Rehearsal
 
 # What the core was measured to use (docs/figures.md), with some room.
 _MEMORY_GIB = {"node": 6.0, "simulated": 2.0}
@@ -58,11 +58,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
                 f"no real node here, all nodes are simulated: {reason}. The API, scheduling, "
                 "quotas, admission and claims are real; no container runs, so no protocol answers"
             )
-        found = _tools(mode, offline)
+        found = find_tools(mode, offline)
         rehearsal.prepare(mode, reason, port_base)
-        (rehearsal.folder / "tools.json").write_text(
-            json.dumps({key: str(path) for key, path in found.items()}, indent=1)
-        )
         rehearsal.link_tools(found)
         credentials.ensure(
             rehearsal.folder / "secrets",
@@ -83,8 +80,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
 
 def _environment() -> Environment:
     """The configuration of the stack, with everything in it that can be refused by looking."""
-    file = paths.root() / "configs" / f"Pulumi.{STACK}.yaml"
-    with _config_errors():
+    file = paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml"
+    with config_errors():
         environment = load(file)
         versions.declared()
         if environment.images.source != "rehearsal":
@@ -104,7 +101,8 @@ def _mode(rehearsal: Rehearsal) -> tuple[Mode, str]:
 
 
 @contextmanager
-def _config_errors() -> Iterator[None]:
+def config_errors() -> Iterator[None]:
+    """Turn a ConfigError into one line for the user."""
     try:
         yield
     except ConfigError as error:
@@ -133,7 +131,8 @@ def _enough_room(mode: Mode) -> None:
             )
 
 
-def _tools(mode: str, offline: bool) -> dict[str, Path]:
+def find_tools(mode: str, offline: bool) -> dict[str, Path]:
+    """The tools that a rehearsal of this mode needs, built where they lack."""
     groups = {"cli", "control-plane"} | ({"node", "image"} if mode == "node" else set())
     catalogue = tools.catalogue()
     names = [tool.name for tool in catalogue.values() if tool.group in groups]

@@ -67,6 +67,27 @@ def unready(api: Api) -> tuple[int, list[str]]:
     return len(running), lacking
 
 
+def reasons(api: Api, namespace: str, name: str) -> str:
+    """Why pods of a workload lack, in the words of the scheduler or of admission; "" if neither.
+
+    Raises ApiError.
+    """
+    told = []
+    for pod in api.items("v1", "Pod"):
+        metadata = pod["metadata"]
+        if metadata["namespace"] == namespace and metadata["name"].startswith(f"{name}-"):
+            told += [
+                str(condition["message"])
+                for condition in pod.get("status", {}).get("conditions", [])
+                if condition["type"] == "PodScheduled" and condition["status"] == "False"
+            ]
+    for event in api.items("v1", "Event", fieldSelector="type=Warning,reason=FailedCreate"):
+        about = event["involvedObject"]
+        if about["namespace"] == namespace and about["name"].startswith(name):
+            told.append(str(event["message"]))
+    return told[-1] if told else ""
+
+
 def _where(body: Object) -> str:
     return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
 

@@ -22,10 +22,12 @@ from components.platform.release import Object
 from components.workload import Component
 from configs import versions
 from configs.errors import ConfigError
-from configs.schema import Environment, load, secret_refs
+from configs.schema import ClusterConfig, Environment, load, secret_refs
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS = ROOT / "components" / "manifests"
+REHEARSE_VARIABLE = "ESTATE_REHEARSE"
+"""Set by `estate rehearse`: no secret is asked for, and the cluster is KUBECONFIG's."""
 IMAGES_VARIABLE = "ESTATE_IMAGES"
 SECRETS_VARIABLE = "ESTATE_SECRETS"
 
@@ -64,6 +66,7 @@ class Context:
     stack: str
     config: pulumi.Config
     secrets_folder: Path | None
+    rehearsed: bool = False
     checks: list[Check] = field(default_factory=list)
     expected_pods: list[ExpectedPods] = field(default_factory=list)
     _secrets: dict[str, pulumi.Output[str]] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class Context:
     @functools.cached_property
     def provider(self) -> k8s.Provider:
         """The Kubernetes provider: server-side apply, mutable ConfigMaps and Secrets."""
-        cluster = self.environment.cluster
+        cluster = ClusterConfig() if self.rehearsed else self.environment.cluster
         return k8s.Provider(
             "kubernetes",
             k8s.ProviderArgs(
@@ -104,6 +107,8 @@ class Context:
         )
 
     def _resolve(self, ref: SecretRef) -> pulumi.Output[str]:
+        if self.rehearsed:
+            return pulumi.Output.secret(f"placeholder for {ref.source}")
         if ref.pulumi is not None:
             value = self.config.get_secret(ref.pulumi)
             if value is None:
@@ -164,6 +169,7 @@ def from_pulumi() -> Context:
         stack=stack,
         config=config,
         secrets_folder=_folder(os.environ.get(SECRETS_VARIABLE)),
+        rehearsed=os.environ.get(REHEARSE_VARIABLE) == "1",
     )
 
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import pulumi
 
 from components.platform.cert_manager import CertManager
-from components.platform.namespaces import Namespaces
+from components.platform.namespaces import NAMESPACES, Namespaces
 from components.platform.pki import Pki
 from stacks.context import Context, manifest
-
-NAMESPACES = ("platform", "datalake", "realtime", "monitoring")
 
 
 @dataclass(frozen=True)

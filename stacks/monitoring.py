@@ -6,9 +6,9 @@ import pulumi
 
 from components.monitoring.monitoring import Monitoring
 from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
-from components.platform.namespaces import Namespaces
+from components.platform.namespaces import NAMESPACES, Namespaces
 from stacks.context import Context, manifest
-from stacks.foundation import NAMESPACES, Platform
+from stacks.foundation import Platform
 
 
 def deploy_operator(context: Context, namespaces: Namespaces) -> PrometheusOperator | None:

@@ -2,7 +2,8 @@
 
 There the control plane is real, but no container runs. So nothing answers behind a webhook, no
 operator works on a custom resource, and no authority issues. Everything is declared all the same;
-only what would wait for a container, for ever, does not.
+only what would wait for a container, for ever, does not. Where an environment is rehearsed, nothing
+is waited for: what cannot be scheduled is found and named by `estate rehearse`, in seconds.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi.runtime import register_stack_transformation
 
+from stacks.context import REHEARSE_VARIABLE
+
 VARIABLE = "ESTATE_SIMULATED"
 STAND_IN = "no container runs here, so no authority issues: this stands in for a certificate\n"
 
+_WORKLOADS = (":Deployment", ":StatefulSet", ":DaemonSet", ":Job")
 _AWAITED = "pulumi.com/waitFor"
 _SKIP = {"pulumi.com/skipAwait": "true"}
 
@@ -42,7 +46,10 @@ def transform(
     if kind.endswith("WebhookConfiguration"):
         # One that is registered refuses every object of its kinds: nobody answers.
         props["webhooks"] = []
-    elif not _is_custom(str(props.get("apiVersion") or props.get("api_version") or "")):
+    elif not (
+        _is_custom(str(props.get("apiVersion") or props.get("api_version") or ""))
+        or (os.environ.get(REHEARSE_VARIABLE) == "1" and args.type_.endswith(_WORKLOADS))
+    ):
         return None
     props["metadata"] = _not_awaited(props.get("metadata"))
     return pulumi.ResourceTransformationResult(props, args.opts)

@@ -26,6 +26,7 @@ from stacks.context import Context
 from stacks.estate import compose
 
 ROOT = Path(__file__).resolve().parent.parent
+SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
 
@@ -54,6 +55,15 @@ class Rendered:
     def names(self, kind: str) -> list[str]:
         """The names of a kind's objects."""
         return sorted(body["metadata"]["name"] for body in self.objects(kind))
+
+
+def plain(value: Any) -> Any:
+    """A rendered value as the provider sends it: no nulls, and secrets without Pulumi's wrapper."""
+    if isinstance(value, dict):
+        if SECRET in value:
+            return plain(value["value"])
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 class _Mocks(mocks.Mocks):

@@ -112,7 +112,7 @@ class Kafka(Component):
                 selector=self._selector,
                 count=config.brokers,
                 resources=config.resources,
-                spread="kubernetes.io/hostname",
+                spread=config.spread,
                 claims=[config.storage.size_gib],
             )
         ]

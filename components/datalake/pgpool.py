@@ -118,7 +118,7 @@ class Pgpool(Component):
                 selector=self._selector,
                 count=config.replicas,
                 resources=config.resources,
-                spread="kubernetes.io/hostname",
+                spread=config.spread,
             )
         )
         self._declare_checks(host, owner)

@@ -18,7 +18,7 @@ from components.datalake.postgres_config import (
     own_parameters,
 )
 from components.datalake.postgres_rules import postgres_rules
-from components.model import Image
+from components.model import Image, topology
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
@@ -58,6 +58,7 @@ def cluster_spec(
         "dataDurability": "required",
         "failoverQuorum": config.failover_quorum,
     }
+    key, required = topology(config.spread)
     return {
         "instances": config.instances,
         "imageName": image.ref,
@@ -75,8 +76,8 @@ def cluster_spec(
         "resources": config.resources.quantities(),
         "affinity": {
             "enablePodAntiAffinity": True,
-            "topologyKey": "kubernetes.io/hostname",
-            "podAntiAffinityType": "required" if config.spread == "require" else "preferred",
+            "topologyKey": key,
+            "podAntiAffinityType": "required" if required else "preferred",
         },
         "certificates": {
             "serverTLSSecret": server_tls,
@@ -240,7 +241,8 @@ class Postgres(Component):
                 selector={"cnpg.io/cluster": name, "cnpg.io/podRole": "instance"},
                 count=config.instances,
                 resources=config.resources,
-                spread="kubernetes.io/hostname",
+                spread=config.spread,
+                exclusive=True,
                 claims=[config.storage.size_gib],
             )
         )

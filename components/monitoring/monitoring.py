@@ -220,6 +220,7 @@ class Monitoring(Component):
                     selector={"app.kubernetes.io/name": name, name: name},
                     count=part.replicas,
                     resources=part.resources,
+                    spread=self._config.spread,
                     claims=[part.storage.size_gib],
                 )
             )

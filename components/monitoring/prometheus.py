@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.model import Image, Spread
+from components.model import Image, Spread, topology
 from components.monitoring.alertmanager import pod_security, web_tls
 from components.monitoring.config import PrometheusConfig
 from components.workload import MONITOR_LABELS, TRUST_CONFIG_MAP
@@ -23,6 +23,7 @@ def spec(
 ) -> dict[str, Any]:
     """`.spec` of the `Prometheus`; `alertmanager` is the name of the service in `namespace`."""
     selected = {"matchLabels": dict(MONITOR_LABELS)}
+    key, required = topology(spread)
     storage: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": f"{config.storage.size_gib}Gi"}},
@@ -51,8 +52,8 @@ def spec(
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "DoNotSchedule" if spread == "require" else "ScheduleAnyway",
+                "topologyKey": key,
+                "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
                 "labelSelector": {"matchLabels": {"prometheus": name}},
             }
         ],

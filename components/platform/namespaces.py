@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
+from pydantic import Field
 
-from components.model import Model, Name
+from components.model import GPU, Model
 from components.workload import Component, labels, meta
 
 POD_SECURITY_VERSION = "v1.35"
 """The level is pinned: a newer cluster must not tighten it without a reviewed change."""
 
 
+Namespace = Literal["platform", "datalake", "realtime", "monitoring"]
+NAMESPACES: tuple[Namespace, ...] = get_args(Namespace)
+
+
+class Quota(Model):
+    """What all pods and claims of a namespace may ask for together."""
+
+    cpu_request_m: int = Field(ge=1)
+    memory_request_mib: int = Field(ge=1)
+    storage_gib: int | None = Field(default=None, ge=1)
+    gpus: int = Field(default=0, ge=0)
+
+    def hard(self) -> dict[str, str]:
+        """As a ResourceQuota writes it."""
+        found = {
+            "requests.cpu": f"{self.cpu_request_m}m",
+            "requests.memory": f"{self.memory_request_mib}Mi",
+            f"requests.{GPU}": str(self.gpus),
+        }
+        if self.storage_gib is not None:
+            found["requests.storage"] = f"{self.storage_gib}Gi"
+        return found
+
+
 class NamespacesConfig(Model):
     """`protect` refuses to delete the namespaces, and with them every claim inside."""
 
+    quotas: dict[Namespace, Quota] = Field(default_factory=dict)
     protect: bool = True
 
 
@@ -30,7 +57,7 @@ class Namespaces(Component):
         name: str,
         config: NamespacesConfig,
         *,
-        namespaces: Sequence[Name],
+        namespaces: Sequence[Namespace],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("estate:platform:Namespaces", name, opts)
@@ -58,4 +85,11 @@ class Namespaces(Component):
                 opts=self.child(protect=config.protect),
             )
             self.names[namespace] = created.metadata.apply(lambda m: str(m.name))
+            if quota := config.quotas.get(namespace):
+                k8s.core.v1.ResourceQuota(
+                    f"quota-{namespace}",
+                    metadata=meta("estate", self.names[namespace], labels(namespace)),
+                    spec=k8s.core.v1.ResourceQuotaSpecArgs(hard=quota.hard()),
+                    opts=self.child(),
+                )
         self.register_outputs({"names": self.names})

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 
 from components.platform.cert_manager import PROGRAMS
+from components.platform.namespaces import NAMESPACES
 from components.workload import MONITOR_LABELS
 from configs import versions
-from stacks.foundation import NAMESPACES
-from tests.rendering import WORKLOADS, Rendered, render
+from tests.rendering import SECRET, WORKLOADS, Rendered, render
 from tests.state.probes import PROBES, load
 
 CONFIGS = Path(versions.__file__).parent
 DIGEST = re.compile(r"^[a-z0-9./-]+:[A-Za-z0-9._-]+@sha256:[0-9a-f]{64}$")
 ENVIRONMENTS = sorted(file.name.split(".")[1] for file in CONFIGS.glob("Pulumi.*.yaml"))
-_SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
 NO_HEALTH_ENDPOINT = {
     # cert-manager 1.11 gives cainjector neither metrics nor health; losing its lease ends it.
     ("cert-manager-cainjector", "cert-manager-cainjector"),
@@ -162,7 +161,7 @@ def test_only_secrets_are_secret(rendered: Rendered) -> None:
         f"{body['kind']} {body['metadata']['name']}: {key}"
         for body in rendered.objects()
         for key, value in body.items()
-        if body["kind"] != "Secret" and isinstance(value, dict) and _SECRET in value
+        if body["kind"] != "Secret" and isinstance(value, dict) and SECRET in value
     ]
     assert not hidden
 

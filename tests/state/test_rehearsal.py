@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,12 +21,11 @@ import yaml
 from rehearsal import doctor, paths
 from rehearsal.processes import wait_for
 from rehearsal.verify import DRIFT, HOSTS, READY
-from tests.rendering import render
+from tests.rendering import plain, render
 from tests.state import snapshot
 from tests.state.estate import Estate, failed
 
 NAME = "test"
-SECRET_MARK = "4dabf18193072939515e22adb298388d"  # Pulumi's, of a secret value
 _POSSIBLE, _REASON = doctor.containers_possible()
 
 pytestmark = pytest.mark.skipif(not _POSSIBLE, reason=f"no real node here: {_REASON}")
@@ -144,7 +142,7 @@ def test_demo_accounts_for_every_message(up: Estate) -> None:
 
 def test_the_api_server_takes_what_another_environment_declares(up: Estate) -> None:
     """A server-side dry run of `onprem`: schemas, admission and operators' webhooks are real."""
-    objects = [_plain(body) for body in render("onprem").objects()]
+    objects = [plain(body) for body in render("onprem").objects()]
     for body in objects:
         if body["kind"] == "Cluster":  # else its webhook judges the step from here to there
             body["metadata"]["name"] = "another"
@@ -158,15 +156,6 @@ def test_the_api_server_takes_what_another_environment_declares(up: Estate) -> N
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": spoilt}))
     with pytest.raises(subprocess.CalledProcessError):
         up.kubectl("apply", *dry, "-f", str(file))
-
-
-def _plain(value: Any) -> Any:
-    """A rendered value as the provider sends it: no nulls, and secrets without Pulumi's wrapper."""
-    if isinstance(value, dict):
-        if SECRET_MARK in value:
-            return _plain(value["value"])
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("command", [("drill", "mosquitto"), ("bench",)], ids=lambda c: c[0])

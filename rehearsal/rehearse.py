@@ -1,0 +1,159 @@
+"""`./estate rehearse ENV`: an environment's declaration on a real control plane, nodes simulated.
+
+Real are the API server with the operators' definitions, admission, the scheduler, quotas, budgets
+and Pulumi. No container runs, no secret is read, no cloud is asked; what an operator would make is
+stood in for by placeholder pods. It is taken away at its end.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from configs import versions
+from configs.schema import Environment, load
+from rehearsal import addons, console, paths, placeholders, simulated, verify, workloads
+from rehearsal.errors import EstateError
+from rehearsal.inside import Row
+from rehearsal.kube import Api, ApiError
+from rehearsal.pulumi import Pulumi
+from rehearsal.rehearsal import LOCAL, Rehearsal
+from rehearsal.up import config_errors, find_tools
+
+SETTLE_S = 40.0
+"""How long pods may take to be scheduled and to be ready; on simulated nodes it is seconds."""
+
+NOT_REHEARSED = (
+    ("containers", "no image is pulled, nothing of it runs"),
+    ("operators", "custom resources are stored, nobody acts on them; placeholder pods stand in"),
+    ("webhooks", "registered with nobody behind, so they are empty here"),
+    ("secrets", "placeholders; whether the real ones exist is not looked at"),
+)
+
+
+def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> int:
+    """Rehearse `configs/Pulumi.<environment>.yaml`; 1 when something of it cannot be."""
+    began = time.monotonic()
+    declared = _declared(environment)
+    rehearsal = Rehearsal(f"rehearse-{environment}")
+    with rehearsal.locked():
+        if rehearsal.folder.exists():
+            console.step("taking away an earlier rehearsal of it")
+            rehearsal.destroy()
+            rehearsal = Rehearsal(rehearsal.name)
+        found = find_tools("simulated", offline)
+        try:
+            reason = f"a rehearsal of {environment}: nothing of it runs"
+            rehearsal.prepare("simulated", reason, None, environment)
+            rehearsal.link_tools(found)
+            console.step("control plane (Kubernetes API, scheduler, controllers)")
+            rehearsal.start_control_plane(found)
+            rehearsal.apply(found, f"{addons.simulated()}\n---\n{addons.nodes(declared.nodes)}")
+            console.step(f"pulumi up of {environment}")
+            rows = _rows(rehearsal, found)
+        finally:
+            if not keep:
+                console.step("taking it away")
+                rehearsal.destroy()
+    seconds = time.monotonic() - began
+    return _report(environment, rows, seconds, as_json)
+
+
+def _declared(environment: str) -> Environment:
+    name = f"Pulumi.{environment}.yaml"
+    if environment == LOCAL:
+        raise EstateError("environment local", "is itself a rehearsal", "run: ./estate up")
+    with config_errors():
+        declared = load(paths.root() / "configs" / name)
+    if not declared.nodes:
+        raise EstateError(
+            f"configs/{name}: nodes",
+            "none declared",
+            "list its pools: name, count, cpu, memory_gib",
+        )
+    return declared
+
+
+def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
+    pulumi = Pulumi(rehearsal, progress=sys.stderr)  # stdout is for the result
+    pulumi.select()
+    if not pulumi.up(refresh=False):
+        return [
+            Row("rehearse.accepted", "the API server takes every object", "failed", "see above")
+        ]
+    state = pulumi.state()
+    rows = [
+        Row(
+            "rehearse.accepted",
+            "the API server takes every object",
+            "passed",
+            f"{sum(one['type'].startswith('kubernetes:') for one in state.resources)} objects",
+        )
+    ]
+    try:
+        api = Api(rehearsal.kubeconfig)
+        # What is stored is compared before anything is added to it.
+        rows += verify.drift_rows(rehearsal, api, state)
+        lacking = placeholders.missing(api, state.outputs.get("expected_pods") or [])
+        if lacking:
+            image = versions.declared()["pause"]
+            stand_ins = placeholders.objects(lacking, f"{image.repository}:{image.tag}")
+            rehearsal.apply(found, yaml.safe_dump_all(stand_ins))
+        return rows + _settled(rehearsal, api)
+    except ApiError as error:
+        raise EstateError("Kubernetes API", str(error)[:200], "run it again") from None
+
+
+def _settled(rehearsal: Rehearsal, api: Api) -> list[Row]:
+    """Nodes, workloads, claims and budgets, once they are all well or the time is over."""
+    rows = simulated.rows(rehearsal, api, [], SETTLE_S)
+    found = []
+    for row in rows:
+        if row.state == "failed" and "/" in row.title:
+            namespace, _, name = row.title.split()[1].partition("/")
+            if why := workloads.reasons(api, namespace, name):
+                row = Row(row.id, row.title, row.state, f"{row.detail}: {why}", row.ms)
+        found.append(row)
+    return [*found, *_budgets(api)]
+
+
+def _budgets(api: Api) -> list[Row]:
+    """Every budget must select pods and let one of them go, else no node can be drained."""
+    spaces = workloads.namespaces(api)
+    bad, count = [], 0
+    for budget in api.items("policy/v1", "PodDisruptionBudget"):
+        metadata, status = budget["metadata"], budget.get("status", {})
+        if metadata["namespace"] in spaces:
+            count += 1
+            if not status.get("expectedPods"):
+                bad.append(f"{metadata['namespace']}/{metadata['name']} selects no pod")
+            elif not status.get("disruptionsAllowed"):
+                bad.append(f"{metadata['namespace']}/{metadata['name']} lets none go")
+    title = "every disruption budget selects pods and lets one go"
+    detail = ", ".join(bad) or f"{count} budgets"
+    return [Row("rehearse.budgets", title, "failed" if bad else "passed", detail)]
+
+
+def _report(environment: str, rows: Sequence[Row], seconds: float, as_json: bool) -> int:
+    failed = sum(row.state == "failed" for row in rows)
+    if as_json:
+        console.emit_json(
+            {
+                "environment": environment,
+                "ok": not failed,
+                "rows": [row.json_object() for row in rows],
+                "not_rehearsed": dict(NOT_REHEARSED),
+            }
+        )
+    else:
+        cells = [(row.id, row.title, row.state, row.detail) for row in rows]
+        console.table(f"Rehearsal of {environment}", ("row", "what", "state", "detail"), cells)
+        console.table("Not rehearsed", ("what", "why"), NOT_REHEARSED)
+    colour = "red" if failed else "green"
+    words = f"{len(rows) - failed} passed, {failed} failed in {seconds:.0f} s"
+    console.say(f"[{colour}]{words}[/]")
+    return 1 if failed else 0

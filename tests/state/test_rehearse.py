@@ -1,0 +1,162 @@
+"""`./estate rehearse`: what a real control plane says of an environment's declaration.
+
+No container runs, so it needs no right beyond a user's.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rehearsal import paths
+from tests.rendering import plain, render
+
+ENVIRONMENT = "onprem"
+
+
+def custom() -> dict[str, dict[str, Any]]:
+    """One object of each custom resource kind of the environment."""
+    groups = {body["kind"]: body["apiVersion"].partition("/")[0] for body in _objects()}
+    kinds = [kind for kind, group in groups.items() if "." in group and "k8s.io" not in group]
+    return {body["kind"]: body for body in _objects() if body["kind"] in kinds}
+
+
+def _objects() -> list[dict[str, Any]]:
+    return [plain(body) for body in render(ENVIRONMENT).objects()]
+
+
+def estate(state: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(root / "estate"), *arguments],
+        env={**os.environ, "ESTATE_STATE": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="estate-"))
+    try:
+        yield folder
+    finally:
+        estate(folder, paths.root(), "down", "--name", f"rehearse-{ENVIRONMENT}")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def kept(state: Path) -> dict[str, Any]:
+    """The result of a rehearsal that is left running."""
+    done = estate(state, paths.root(), "rehearse", ENVIRONMENT, "--keep", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> None:
+    assert kept["ok"] and {row["state"] for row in kept["rows"]} == {"passed"}
+    ids = {row["id"] for row in kept["rows"]}
+    assert {"rehearse.accepted", "estate.as-declared", "rehearse.budgets"} <= ids
+    titles = " ".join(row["title"] for row in kept["rows"])
+    for workload in ("datalake/postgres", "monitoring/prometheus", "platform/cert-manager"):
+        assert workload in titles
+    assert {"containers", "operators", "secrets"} <= set(kept["not_rehearsed"])
+
+
+@pytest.mark.parametrize("kind", sorted(custom()))
+def test_a_mistyped_field_of_a_custom_resource_is_refused(
+    kept: dict[str, Any], state: Path, kind: str
+) -> None:
+    sent = custom()[kind]
+    asked = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+    stored = kubectl(state, *asked, "-o", "json", body=sent)
+    assert stored.returncode == 0, stored.stderr
+    assert not lost(sent["spec"], json.loads(stored.stdout)["spec"])
+    mistyped = copy.deepcopy(sent)
+    mistyped["spec"]["estateTypo"] = 1
+    refused = kubectl(state, *asked, body=mistyped)
+    assert refused.returncode != 0 and "estateTypo" in refused.stderr
+
+
+def kubectl(
+    state: Path, *arguments: str, body: Mapping[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    folder = state / f"rehearse-{ENVIRONMENT}"
+    return subprocess.run(
+        [str(folder / "bin" / "kubectl"), *arguments],
+        env={**os.environ, "KUBECONFIG": str(folder / "kubeconfig")},
+        input=json.dumps(body),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def lost(sent: Any, stored: Any) -> bool:
+    """Whether something that was sent is not in what is stored, which may have defaults beside."""
+    if isinstance(sent, dict):
+        return not isinstance(stored, dict) or any(
+            lost(value, stored.get(key)) for key, value in sent.items()
+        )
+    if isinstance(sent, list):
+        return len(sent) != len(stored) or any(
+            lost(*pair) for pair in zip(sent, stored, strict=True)
+        )
+    return bool(sent != stored)
+
+
+def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Path) -> None:
+    """Three faults in one environment: GPUs, zones, quota."""
+    for part in ("configs", "stacks", "components", "rehearsal", "tests"):
+        shutil.copytree(paths.root() / part, tmp_path / part)
+    for single in ("estate", "Pulumi.yaml", "pyproject.toml", "requirements*"):
+        for found in paths.root().glob(single):
+            shutil.copy(found, tmp_path)
+    file = tmp_path / "configs" / f"Pulumi.{ENVIRONMENT}.yaml"
+    document = yaml.safe_load(file.read_text())
+    values = document["config"]["estate:environment"]
+    for pool in values["nodes"]:
+        pool["zones"] = ["rack-a", "rack-b"]  # for three instances, each in a zone of its own
+    values["monitoring"]["prometheus"]["resources"]["gpus"] = 8  # of 4 in any node
+    small = {"cpu_request_m": 15, "memory_request_mib": 4096}
+    values["namespaces"]["quotas"]["platform"] = small
+    file.with_name("Pulumi.broken.yaml").write_text(yaml.safe_dump(document))
+    done = estate(state, tmp_path, "rehearse", "broken", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    rows = {row["title"]: row for row in json.loads(done.stdout)["rows"]}
+    failed = {title.split()[1]: row["detail"] for title, row in rows.items() if bad(row)}
+    assert "anti-affinity" in failed["datalake/postgres"]
+    assert "Insufficient nvidia.com/gpu" in failed["monitoring/prometheus"]
+    assert "exceeded quota" in failed["platform/cert-manager"]
+    assert "monitoring/alertmanager" not in failed
+    assert not (state / "rehearse-broken").exists()
+
+
+def bad(row: Mapping[str, Any]) -> bool:
+    return bool(row["state"] == "failed" and "/" in row["title"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("local", "is itself a rehearsal"),
+        ("nowhere", "no such file; environments here: local, onprem"),
+    ],
+)
+def test_another_name_is_refused_in_one_line(state: Path, name: str, words: str) -> None:
+    done = estate(state, paths.root(), "rehearse", name)
+    assert done.returncode == 1 and words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
