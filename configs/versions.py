@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,10 +41,39 @@ def declared(path: Path = VERSIONS) -> dict[str, Version]:
     Raises ConfigError when the file is no TOML, or an entry has a wrong or unknown key.
     """
     try:
-        images = tomllib.loads(path.read_text(encoding="utf-8")).get("images", {})
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: not TOML: {error}; mend that line") from None
-    return _all(Version, images, path.name)
+        raise ConfigError(f"{_short(path)}: not TOML: {error}; mend that line") from None
+    if strange := sorted(set(document) - {"images"}):
+        raise ConfigError(f"{_short(path)}: {strange[0]}: unknown table; did you mean images?")
+    return _all(Version, document.get("images", {}), _short(path))
+
+
+def agree(recipes: Mapping[str, tuple[str, str]], path: Path = VERSIONS) -> None:
+    """Refuse versions that the rehearsal does not build, before anything is started.
+
+    `recipes` has repository and tag of each image that is built. Raises ConfigError.
+    """
+    found = declared(path)
+    problems = [
+        f"{_short(path)}: images.{key}: missing; the rehearsal builds {':'.join(built)}"
+        for key, built in recipes.items()
+        if key not in found
+    ]
+    problems += [
+        f"{_short(path)}: images.{key}: {':'.join(entry.rehearsed)} is not what the rehearsal "
+        f"builds ({':'.join(recipes[key])}); name that tag in `built`, or change its recipe"
+        for key, entry in found.items()
+        if key in recipes and entry.rehearsed != recipes[key]
+    ]
+    problems += [
+        f"{_short(path)}: images.{key}: no recipe builds it and it has no digest to pull it by; "
+        f"{_nearest(key, recipes)}"
+        for key, entry in found.items()
+        if key not in recipes and entry.digest is None
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def upstream(path: Path = VERSIONS) -> Images:
@@ -106,11 +136,23 @@ def _all(
         try:
             found[key] = model.model_validate(entry)
         except ValidationError as error:
-            problems += [
-                f"{origin}: {'.'.join([key, *map(str, detail['loc'])])}: "
-                f"{detail['input']!r} is not allowed: {detail['msg']}"
-                for detail in error.errors()
-            ]
+            for detail in error.errors():
+                last = str(detail["loc"][-1])
+                what = f"{detail['input']!r} is not allowed: {detail['msg']}"
+                if detail["type"] == "extra_forbidden":
+                    what = f"unknown key; {_nearest(last, model.model_fields)}"
+                elif detail["type"] == "missing":
+                    what = "missing; required here"
+                problems.append(f"{origin}: {key}.{last}: {what}")
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(sorted(known))}"
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

@@ -65,7 +65,7 @@ def up(
     all_: Annotated[bool, typer.Option("--all", help="Every profile.")] = False,
     port_base: Annotated[
         int | None,
-        typer.Option(help="First of the loopback ports of this rehearsal.", min=1024, max=65000),
+        typer.Option(help="First of the loopback ports of this rehearsal, 1024 to 65000."),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use the cache only; fail where it lacks something.")
@@ -196,7 +196,10 @@ def test(
 @app.command(rich_help_panel="Machine", context_settings=RAW)
 def tools(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(help="list, build, path, lock or prune.")] = "list",
+    action: Annotated[
+        str,
+        typer.Argument(help="list; build [TOOL...]; path TOOL; lock [SET...]; prune (old builds)."),
+    ] = "list",
 ) -> None:
     """Find or build the tools (pulumi, kubectl, the control plane); show their state."""
     _call("rehearsal.tool_commands:run", action, list(context.args))
@@ -205,7 +208,7 @@ def tools(
 @app.command(rich_help_panel="Machine", context_settings=RAW)
 def images(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(help="list, build or sbom.")] = "list",
+    action: Annotated[str, typer.Argument(help="list; build [IMAGE...]; sbom IMAGE.")] = "list",
 ) -> None:
     """Build the container images from packages; show their digests and bills of materials."""
     _call("rehearsal.images:command", action, list(context.args))

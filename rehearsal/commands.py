@@ -90,10 +90,10 @@ def _pods(rehearsal: Rehearsal) -> list[dict[str, object]]:
 def down(name: str) -> int:
     """Take the rehearsal away: processes, namespaces, cgroups, files."""
     rehearsal = Rehearsal(name)
-    if not rehearsal.folder.exists():
-        console.say(f"rehearsal {name} does not exist; nothing to do")
-        return 0
     with rehearsal.locked():
+        if not rehearsal.folder.exists():
+            console.say(f"rehearsal {name} does not exist; nothing to do")
+            return 0
         rehearsal.destroy()
     console.say(f"rehearsal {name} is gone; the cache at {paths.cache()} stays")
     return 0
@@ -144,6 +144,6 @@ def logs(name: str, component: str, follow: bool) -> int:
 def where_to_click(rehearsal: Rehearsal, ports: Mapping[str, int]) -> None:
     """Print the addresses on loopback; `ports` has those of the pages by name."""
     trust = "certificate by the estate's CA, for the name inside the cluster"
-    rows = [("kubernetes-api", f"https://127.0.0.1:{rehearsal.api_port}", "source <(./estate env)")]
+    rows = [("kubernetes-api", f"https://127.0.0.1:{rehearsal.api_port}", rehearsal.env_command)]
     rows += [(name, f"https://127.0.0.1:{port}", trust) for name, port in sorted(ports.items())]
     console.table("Where to click", ("what", "address", "how"), rows)

@@ -24,6 +24,9 @@ from rehearsal.pulumi import plain
 _SERVERS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 _MISSING = object()
 
+Place = tuple[str | tuple[tuple[str, Any], ...], ...]
+"""Where a field is: names of fields, and for an item of a list its keys and their values."""
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -33,6 +36,8 @@ class Drift:
     namespace: str
     name: str
     what: str
+    path: str = ""
+    added: tuple[Place, ...] = ()
 
     @property
     def where(self) -> str:
@@ -103,8 +108,48 @@ def _of_kind(api: Api, kind_of: tuple[str, str], objects: Sequence[Declared]) ->
             body = live.get((namespace, name))
         what = compare(api, item, body)
         if what:
-            drifted.append(Drift(kind, namespace, name, what))
+            added = tuple(_added_by_kubectl(item.body, body)) if body else ()
+            drifted.append(Drift(kind, namespace, name, what, api.path_of(item.body), added))
     return drifted
+
+
+def take_away(api: Api, drift: Drift) -> None:
+    """Remove what a hand added to an object, which an apply would leave. Raises ApiError."""
+    if not drift.added or (live := api.get(drift.path)) is None:
+        return
+    pointers = [pointer for place in drift.added if (pointer := _pointer(live, place))]
+    # The last items of a list first, so that the others keep their numbers.
+    pointers.sort(key=lambda pointer: [_order(part) for part in pointer], reverse=True)
+    patch = [{"op": "remove", "path": "/" + "/".join(map(_escaped, one))} for one in pointers]
+    if patch:
+        api.request("PATCH", drift.path, patch, content_type="application/json-patch+json")
+
+
+def _order(part: str | int) -> tuple[int, str]:
+    return (part, "") if isinstance(part, int) else (0, part)
+
+
+def _escaped(part: str | int) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
+
+
+def _pointer(value: Any, place: Place) -> list[str | int] | None:
+    """The JSON pointer of a place in a live object; None when it is gone."""
+    found: list[str | int] = []
+    for step in place:
+        if isinstance(step, str):
+            if not isinstance(value, Mapping) or step not in value:
+                return None
+            found.append(step)
+            value = value[step]
+        else:
+            items = value if isinstance(value, list) else []
+            at = next((i for i, item in enumerate(items) if _has_keys(item, dict(step))), None)
+            if at is None:
+                return None
+            found.append(at)
+            value = items[at]
+    return found
 
 
 def compare(api: Api, item: Declared, live: Object | None) -> str:
@@ -124,7 +169,7 @@ def compare(api: Api, item: Declared, live: Object | None) -> str:
         subset = wanted is item.body
         for path, want, have in differences(_bare(wanted), _bare(live), subset=subset):
             changed.append(_worded(path, want, have, show=not item.secret))
-    added = [f"{path} added" for path in _added_by_kubectl(item.body, live)]
+    added = [f"{_named(place)} added" for place in _added_by_kubectl(item.body, live)]
     words = changed + [line for line in added if line not in changed]
     return "changed by hand: " + ", ".join(words) if words else ""
 
@@ -189,35 +234,42 @@ def _without_null(value: Any) -> Any:
     return [_without_null(item) for item in value] if isinstance(value, list) else value
 
 
-def _added_by_kubectl(want: Object, live: Object) -> list[str]:
-    """Paths that kubectl owns in a live object and that are not declared."""
-    found: list[str] = []
+def _named(place: Place) -> str:
+    """A place as a message names it: `spec.ports[8080].protocol`."""
+    return "".join(
+        f".{step}" if isinstance(step, str) else f"[{step[0][1]}]" for step in place
+    ).removeprefix(".")
+
+
+def _added_by_kubectl(want: Object, live: Object) -> list[Place]:
+    """Places that kubectl owns in a live object and that are not declared."""
+    found: list[Place] = []
     for entry in live["metadata"].get("managedFields", []):
         by_person = entry.get("manager", "").startswith("kubectl")
         if by_person and not entry.get("subresource"):
-            found += _undeclared(entry.get("fieldsV1", {}), want, "")
-    return sorted(set(found))
+            found += _undeclared(entry.get("fieldsV1", {}), want, ())
+    return sorted(set(found), key=_named)
 
 
-def _undeclared(fields: Mapping[str, Any], want: object, path: str) -> Iterator[str]:
+def _undeclared(fields: Mapping[str, Any], want: object, place: Place) -> Iterator[Place]:
     # The notation: structured-merge-diff's fieldpath, `f:` a field, `k:` a list's item by keys.
     for key, below in fields.items():
         if key.startswith("f:"):
             name = key[2:]
-            here = f"{path}.{name}" if path else name
+            here: Place = (*place, name)
             value = want.get(name, _MISSING) if isinstance(want, Mapping) else _MISSING
         elif key.startswith("k:"):
             keys = json.loads(key[2:])
-            here = f"{path}[{next(iter(keys.values()))}]"
+            here = (*place, tuple(keys.items()))
             items = want if isinstance(want, list) else []
             value = next((item for item in items if _has_keys(item, keys)), _MISSING)
         else:  # `.`: the list's or map's own existence; `v:` a value of a set
             continue
-        if here.startswith(("status", "metadata.annotations.pulumi.com/")):
+        if _named(here).startswith(("status", "metadata.annotations.pulumi.com/")):
             continue
-        if value is _MISSING:
+        if value is _MISSING and (key.startswith("k:") or not any(k != "." for k in below)):
             yield here
-        else:
+        else:  # of a map that is not declared, only what kubectl owns: others write there too
             yield from _undeclared(below, value, here)
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 _GRACE_S = 5.0
@@ -128,14 +129,29 @@ def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
+UNREACHABLE = re.compile(
+    r"dial tcp|module lookup disabled|no such host|i/o timeout|connection re(fused|set)"
+    r"|TLS handshake",
+    re.IGNORECASE,
+)
+"""What Go says when the module proxy does not answer."""
+
+LOCKED = re.compile(r"checksum mismatch|go\.(mod|sum)\b")
+"""What it says when a go.mod or go.sum of a set is wrong."""
+
+
 def reason(log: Path) -> str:
-    """The line of a Go build log that says what is wrong."""
+    """What a Go build log says is wrong, in one line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("$ go ")]
+    for line, following in pairwise([*lines, ""]):
+        if line.endswith("errors parsing go.mod:"):
+            return f"{line} {following}"[:300]
     for mark in (
         "no space left",
         "cannot allocate",
         "signal: killed",
+        "checksum mismatch",
         "SECURITY ERROR",
         "verifying",
     ):

@@ -59,7 +59,7 @@ class Pulumi:
         rehearsal = self._rehearsal
         binary = rehearsal.folder / "bin" / "pulumi"
         if not binary.exists():
-            raise EstateError("pulumi", "is not set up yet", "run: ./estate up")
+            raise EstateError("pulumi", "is not set up yet", f"run: {self._rehearsal.up_command}")
         # The provider writes a kubeconfig to a temporary file and leaves it (util.go of 4.25.0); in
         # the rehearsal's folder it also goes with `down` when this process is killed.
         with tempfile.TemporaryDirectory(dir=self._scratch(), prefix="pulumi-") as scratch:
@@ -153,7 +153,9 @@ class Pulumi:
             ["stack", "export", "--stack", self._stack, "--show-secrets"], capture=True
         )
         if done.returncode != 0:
-            raise EstateError("pulumi stack export", _last(done.stderr), "run: ./estate up")
+            raise EstateError(
+                "pulumi stack export", _last(done.stderr), f"run: {self._rehearsal.up_command}"
+            )
         return State(json.loads(done.stdout)["deployment"].get("resources") or [])
 
 

@@ -77,7 +77,18 @@ class Rehearsal:
     @property
     def up_command(self) -> str:
         """What brings this rehearsal up, as a person types it."""
-        return "./estate up" + ("" if self.name == "local" else f" --name {self.name}")
+        if self.record is not None and self.record.stack != LOCAL:
+            return f"./estate rehearse {self.record.stack} --keep"
+        return f"./estate up{self._name_option}"
+
+    @property
+    def env_command(self) -> str:
+        """What makes a shell use this rehearsal."""
+        return f"source <(./estate env{self._name_option})"
+
+    @property
+    def _name_option(self) -> str:
+        return "" if self.name == LOCAL else f" --name {self.name}"
 
     def required(self) -> Record:
         """The record; EstateError when there is no such rehearsal."""
@@ -93,17 +104,26 @@ class Rehearsal:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the rehearsal for one command that changes it; a second one is refused at once."""
-        root = paths.ensure(paths.state_root(), "state")
-        with (root / f".{self.name}.lock").open("w") as handle:
+        file = paths.ensure(paths.state_root(), "state") / f".{self.name}.lock"
+        with file.open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it before may have removed the file, and somebody made it anew.
+                if not file.exists() or not os.path.samestat(
+                    file.stat(), os.fstat(handle.fileno())
+                ):
+                    raise BlockingIOError
             except BlockingIOError:
                 raise EstateError(
                     f"rehearsal {self.name}",
                     "another estate command is changing it",
                     "wait until it ends, then run this one again",
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if not self.folder.exists():
+                    file.unlink(missing_ok=True)
 
     def keeps(self, immutable: Mapping[str, Any]) -> None:
         """Refuse a configuration that would replace what holds data.
@@ -375,6 +395,8 @@ class Rehearsal:
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "pulumi" / "passphrase"),
             # Pulumi takes any option from the environment by this name.
             "PULUMI_OPTION_CONFIG_FILE": str(self.stack_settings),
+            # The outputs are for `verify` and long: a preview shows resources, `stack output` them.
+            "PULUMI_OPTION_SUPPRESS_OUTPUTS": "true",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_PYTHON_CMD": sys.executable,
@@ -461,7 +483,6 @@ class Rehearsal:
         if self.folder.exists():
             left = next(iter(self.folder.rglob("*")), self.folder)
             raise EstateError(f"folder {self.folder}", f"not removed: {left}", "remove it by hand")
-        (paths.state_root() / f".{self.name}.lock").unlink(missing_ok=True)
 
 
 def _recorded_tools(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from rehearsal.errors import EstateError
-from rehearsal.processes import Daemon, wait_for
+from rehearsal.processes import Daemon, run_group, wait_for
 
 # Addresses exist only inside the rehearsal's network namespace: nothing routes to them from the
 # host, so every rehearsal uses the same ones.
@@ -82,14 +82,7 @@ class Sandbox:
         self, argv: Sequence[str], *, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside and wait for it; EstateError with its last line if it fails."""
-        done = subprocess.run(
-            [*self.prefix(), *argv],
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **env} if env else None,
-        )
+        done = run_group([*self.prefix(), *argv], env={**os.environ, **env} if env else None)
         if check and done.returncode != 0:
             words = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
             raise EstateError(Path(argv[0]).name, words[-1][:300], f"see {self.folder / 'logs'}")

@@ -149,6 +149,10 @@ class BuildFailed(EstateError):
     """A tool could not be built; the others are kept."""
 
 
+class ProxyUnreachable(BuildFailed):
+    """The Go module proxy does not answer: no other build would fare better."""
+
+
 def build(tool: Tool, progress: Progress, children: Children) -> Path:
     """Build one tool into the cache and return its path.
 
@@ -257,12 +261,28 @@ class _Build:
         )
         if code != 0:
             self.progress(self.tool.name, "failed", 0, 1)
-            raise BuildFailed(
-                f"build of {self.tool.name} {self.tool.version}",
-                gobuild.reason(self.log),
-                f"see {self.log}; the tools that were built are kept, so run the command again",
-            )
+            raise self._failure(gobuild.reason(self.log))
         return output
+
+    def _failure(self, reason: str) -> BuildFailed:
+        if gobuild.UNREACHABLE.search(reason):
+            proxy = self.children.run(
+                [str(go()[0]), "env", "GOPROXY"],
+                folder=self.scratch,
+                env=golang.environment(),
+                log=self.log,
+            )[1]
+            return ProxyUnreachable(
+                f"Go module proxy {proxy.strip()}",
+                f"does not answer: {reason.rpartition(': ')[2]}",
+                f"mend the network or GOPROXY (go env) and run it again; log: {self.log}",
+            )
+        way_out = f"see {self.log}; the tools that were built are kept, so run the command again"
+        if gobuild.LOCKED.search(reason):
+            folder = os.path.relpath(self.tool.folder, paths.root())
+            reason = reason.replace(str(self.scratch / "module"), str(folder))
+            way_out = f"restore {folder}/go.mod and go.sum (git checkout); log: {self.log}"
+        return BuildFailed(f"build of {self.tool.name} {self.tool.version}", reason, way_out)
 
 
 def jobs_for(tools: Iterable[Tool], memory_bytes: int, cores: int) -> int:
@@ -313,6 +333,8 @@ def _build_all(missing: list[Tool], progress: Progress) -> dict[str, Path]:
         except BuildFailed as error:
             with guard:
                 failures.append(error)
+            if isinstance(error, ProxyUnreachable):
+                children.end()
         except Stopped:
             return
 
@@ -329,7 +351,9 @@ def _build_all(missing: list[Tool], progress: Progress) -> dict[str, Path]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     if failures:
-        first = failures[0]
+        first = next((one for one in failures if isinstance(one, ProxyUnreachable)), failures[0])
+        if isinstance(first, ProxyUnreachable):
+            raise first
         more = "".join(f"; also {error.thing}" for error in failures[1:])
         raise BuildFailed(first.thing + more, first.value, first.way_out)
     return result

@@ -44,6 +44,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     unknown = sorted(set(profiles) - set(PROFILES))
     if unknown:
         raise UsageError("--profile", unknown[0], f"choose from: {', '.join(PROFILES)}")
+    if port_base is not None and not 1024 <= port_base <= 65_000:
+        raise UsageError("--port-base", port_base, "choose a number from 1024 to 65000")
     environment = _environment()
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
@@ -83,7 +85,8 @@ def _environment() -> Environment:
     file = paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml"
     with config_errors():
         environment = load(file)
-        versions.declared()
+        recipes = images.recipes().images
+        versions.agree({key: (one.repository, one.tag) for key, one in recipes.items()})
         if environment.images.source != "rehearsal":
             raise ConfigError(
                 f"configs/{file.name}: images.source: {environment.images.source!r} is not allowed "
@@ -200,11 +203,14 @@ def _pulumi_up(rehearsal: Rehearsal) -> State:
             state, found = early.result()
         if found or not pulumi.unchanged():
             state, found = look()
-        for one in found:
-            console.warn(f"put back: {one.where}: {one.what}")
         if found:
+            console.step(f"putting back what was changed by hand: {len(found)} objects")
+            for one in found:
+                drift.take_away(Api(rehearsal.kubeconfig), one)
             good = pulumi.up(refresh=True)
             state = pulumi.state()
+        for one in found if good else ():
+            console.warn(f"put back: {one.where}: {one.what}")
     except ApiError as error:
         raise EstateError("Kubernetes API", str(error)[:200], "run up again") from None
     if not good:

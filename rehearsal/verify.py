@@ -49,13 +49,15 @@ def run(name: str, prove: bool, only: list[str], as_json: bool) -> int:
     checks = (state.outputs if state else pulumi.outputs()).get("checks")
     if checks is None:
         raise EstateError(
-            f"rehearsal {name}", "the estate has not come up on it yet", "run: ./estate up"
+            f"rehearsal {name}",
+            "the estate has not come up on it yet",
+            f"run: {rehearsal.up_command}",
         )
     chosen = _choose(checks, only)
     dead = _dead(rehearsal)
     if prove:
         if dead:
-            raise EstateError("process", f"{dead[0].id} is stopped", "run: ./estate up")
+            raise EstateError("process", f"{dead[0].id} is stopped", f"run: {rehearsal.up_command}")
         if mode == "simulated":
             raise EstateError(
                 "verify --prove",

@@ -136,6 +136,12 @@ def _harden(
 ) -> None:
     resources: Resources = getattr(config, program)
     container = pod["containers"][0]
+    # By digest like every image, or not at all: without ACME issuers the solver is never started.
+    solver = "--acme-http01-solver-image="
+    arguments = [one for one in container.get("args", []) if not one.startswith(solver)]
+    if program == "controller" and "cert_manager_acmesolver" in images:
+        arguments.append(f"{solver}{images['cert_manager_acmesolver'].ref}")
+    container["args"] = arguments
     container["image"] = images[f"cert_manager_{program}"].ref
     # The rehearsal's images have no entry point of their own; upstream's is this same path.
     container["command"] = [f"/app/cmd/{program}/{program}"]

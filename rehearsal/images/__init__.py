@@ -9,6 +9,7 @@ from rehearsal.images.build import Builder, BuiltImage, Progress, build
 from rehearsal.images.commands import command
 from rehearsal.images.containerd import import_into
 from rehearsal.images.errors import ImageError
+from rehearsal.images.recipe import load as recipes
 from rehearsal.images.tooling import unpack_tools
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "build",
     "command",
     "import_into",
+    "recipes",
     "unpack_tools",
 ]  # fmt: skip

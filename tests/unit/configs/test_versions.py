@@ -68,7 +68,7 @@ def test_placeholders_have_every_image_and_pass_as_a_lock(tmp_path: Path) -> Non
 def test_broken_toml_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     broken = tmp_path / "versions.toml"
     broken.write_text("[[[")
-    with pytest.raises(ConfigError, match=r"^versions\.toml: not TOML: .*line 1.*; mend that line"):
+    with pytest.raises(ConfigError, match=r"/versions\.toml: not TOML: .*line 1.*; mend that line"):
         versions.declared(broken)
 
 
@@ -86,7 +86,7 @@ def test_the_tag_that_is_built_may_differ_from_upstreams(files: tuple[Path, Path
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ('digset = "x"', "versions.toml: kafka.digset: 'x' is not allowed: Extra inputs"),
+        ('digset = "x"', "versions.toml: kafka.digset: unknown key; did you mean digest?"),
         ('digest = "sha256:1"', "versions.toml: kafka.digest: 'sha256:1' is not allowed"),
     ],
 )
@@ -94,3 +94,28 @@ def test_a_mistyped_entry_names_its_key(files: tuple[Path, Path], line: str, exp
     files[1].write_text(f'[images.kafka]\nrepository = "r"\ntag = "t"\n{line}\n')
     with pytest.raises(ConfigError, match=expected):
         versions.declared(files[1])
+
+
+RECIPES = {"kafka": ("docker.io/apache/kafka", "4.4.0")}
+
+
+def test_versions_that_the_recipes_build_are_taken(files: tuple[Path, Path]) -> None:
+    versions.agree(RECIPES, files[1])
+    pulled = f'repository = "r"\ntag = "t"\ndigest = "{DIGEST}"\n'
+    files[1].write_text(f"{NAMES}\n[images.other]\n{pulled}")
+    versions.agree(RECIPES, files[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (NAMES.replace("kafka =", "kafak ="), "images.kafka: missing; the rehearsal builds"),
+        (NAMES.replace("kafka =", "kafak ="), "images.kafak: no recipe builds it .*mean kafka"),
+        (NAMES.replace("4.4.0", "9.9.9"), r"images.kafka: .*9\.9\.9 is not what .*4\.4\.0\)"),
+        (NAMES.replace("images", "image"), "image: unknown table; did you mean images"),
+    ],
+)
+def test_what_no_recipe_builds_is_named(files: tuple[Path, Path], text: str, expected: str) -> None:
+    files[1].write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        versions.agree(RECIPES, files[1])

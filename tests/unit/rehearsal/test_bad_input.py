@@ -169,7 +169,7 @@ def test_a_broken_build_names_the_tool(
 @pytest.mark.parametrize(
     ("proxy", "said"),
     [
-        ("http://127.0.0.1:9", "dial tcp 127.0.0.1:9: connect: connection refused"),
+        ("http://127.0.0.1:9", "connection refused"),
         ("off", "module lookup disabled by GOPROXY=off"),
     ],
 )
@@ -187,8 +187,20 @@ def test_a_module_proxy_that_does_not_answer(
     monkeypatch.setattr(tools, "HERE", made)
     monkeypatch.setenv("GOPROXY", proxy)
     line = up()
-    assert line.startswith("estate: build of far 1.0.0: ")
-    assert said in line
+    assert line.startswith(f"estate: Go module proxy {proxy}: does not answer: {said}; mend ")
+
+
+@pytest.mark.usefixtures("before", "real_go")
+def test_a_damaged_module_file_is_named(
+    up: Up, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = toolchain(tmp_path / "tc", {"bad": GOOD})
+    file = made / "modules" / "bad" / "go.mod"
+    file.write_text(file.read_text().replace("go 1", "gooo 1"))
+    monkeypatch.setattr(tools, "HERE", made)
+    line = up()
+    assert "errors parsing go.mod: " in line and "unknown directive: gooo" in line
+    assert "; restore " in line and line.count("modules/bad/go.mod") >= 1
 
 
 def test_an_archive_that_does_not_answer(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rehearsal import paths
 from rehearsal.processes import Daemon, wait_for
 
 
@@ -126,3 +128,24 @@ def test_wait_for_asks_until_yes_or_the_end() -> None:
     began = time.monotonic()
     assert not wait_for(lambda: False, 0.1, 0.02)
     assert 0.1 <= time.monotonic() - began < 1
+
+
+def test_an_interrupt_ends_what_a_command_started_too(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    program = (
+        "import signal; from rehearsal.processes import run_group\n"
+        # A shell's background job ignores it, and so would this child.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"run_group(['sh', '-c', 'sleep 60 & echo $! > {note}.part; mv {note}.part {note}; wait'])"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=paths.root(), stderr=subprocess.PIPE) as running:
+        assert wait_for(note.exists, 10)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(10) != 0
+    child = int(note.read_text())
+    assert wait_for(lambda: not psutil.pid_exists(child) or _zombie(child), 5)
+
+
+def _zombie(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

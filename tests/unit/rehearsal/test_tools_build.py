@@ -376,6 +376,7 @@ def test_prune_counts_what_it_frees_and_refuses_beside_a_build(folders: Folders)
         ("go: downloading a v1\ngo: a@v1: 403 Forbidden\n", "go: a@v1: 403 Forbidden"),
         ("# x\n./main.go:1:2: undefined: y\n", "./main.go:1:2: undefined: y"),
         ("go: x\nverifying a@v1: checksum mismatch\n", "verifying a@v1: checksum mismatch"),
+        ("go: errors parsing go.mod:\ngo.mod:3: x\n", "go: errors parsing go.mod: go.mod:3: x"),
         ("last words\n", "last words"),
         ("", "no output"),
     ],

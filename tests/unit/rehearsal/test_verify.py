@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
@@ -107,6 +108,45 @@ def test_list_items_of_kubectl_are_found_by_their_keys() -> None:
         {"manager": "kubectl-patch", "fieldsV1": {"f:spec": {"f:ports": keys}}}
     ]
     assert compare(deployment(ports=ports), live).endswith("spec.ports[2] added")
+
+
+class Patched:
+    """Serves one object and keeps the patch that it got."""
+
+    def __init__(self, body: Object) -> None:
+        self.body, self.patch = body, list[Object]()
+
+    def get(self, path: str) -> Object:
+        return self.body
+
+    def path_of(self, body: Object) -> str:
+        return "/pool"
+
+    def request(self, method: str, path: str, patch: list[Object], content_type: str) -> None:
+        assert (method, path, content_type) == ("PATCH", "/pool", "application/json-patch+json")
+        self.patch = patch
+
+
+def test_what_kubectl_added_is_taken_away_and_nothing_else() -> None:
+    ports = [{"containerPort": number} for number in (1, 2, 3)]
+    live = deployment(ports=ports, paused=True)
+    live["metadata"]["annotations"] = {"a/b~c": "mine", "theirs": "x"}
+    keys: Object = {f'k:{{"containerPort":{n},"protocol":"TCP"}}': {".": {}} for n in (2, 3, 4)}
+    notes: Object = {"f:metadata": {"f:annotations": {".": {}, "f:a/b~c": {}}}}
+    fields = {**notes, "f:spec": {"f:ports": keys, "f:paused": {}}}
+    live["metadata"]["managedFields"] = [{"manager": "kubectl-edit", "fieldsV1": fields}]
+    api = Patched(live)
+    (item,) = drift.declared(state(deployment(ports=ports[:1])))
+    with patch.object(drift, "compare", return_value="changed"):
+        (found,) = drift._of_kind(cast(Api, api), ("apps/v1", "Deployment"), [item])
+    drift.take_away(cast(Api, api), found)
+    assert [one["op"] for one in api.patch] == ["remove"] * 4
+    assert [one["path"] for one in api.patch] == [
+        "/spec/ports/2",
+        "/spec/ports/1",
+        "/spec/paused",
+        "/metadata/annotations/a~1b~0c",
+    ]
 
 
 def test_secrets_are_compared_and_never_shown() -> None:
