@@ -7,7 +7,7 @@ declaration (scheduled, bound), and names the checks that it could not run.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,7 +66,8 @@ def run(name: str, prove: bool, only: list[str], as_json: bool) -> int:
             )
         with rehearsal.locked():
             return _prove(rehearsal, chosen, only, state, as_json)
-    rows = dead + _rows(rehearsal, chosen, only, state, 0.0, dead)
+    look = (lambda: state) if state else None
+    rows = dead + _rows(rehearsal, chosen, only, look, 0.0, dead, hosts=True)
     return _report(name, mode, rows, time.monotonic() - began, as_json)
 
 
@@ -76,9 +77,20 @@ def settled(rehearsal: Rehearsal, state: State, settle_s: float = SETTLE_S) -> i
     Hosts are left out: their containers start while this waits.
     """
     began = time.monotonic()
-    rows = _rows(rehearsal, state.outputs["checks"], [], state, settle_s, [])
+    rows = _rows(rehearsal, state.outputs["checks"], [], lambda: state, settle_s, [], hosts=False)
     mode = rehearsal.required().mode
     return _report(rehearsal.name, mode, rows, time.monotonic() - began, as_json=False)
+
+
+def still_green(rehearsal: Rehearsal, checks: Sequence[Check], look: Callable[[], State]) -> bool:
+    """Check where nothing was to change, once; shown only when all is green and as declared."""
+    began = time.monotonic()
+    rows = _rows(rehearsal, checks, [], look, 0.0, [], hosts=False)
+    if any(row.state == "failed" for row in rows):
+        return False
+    mode = rehearsal.required().mode
+    _report(rehearsal.name, mode, rows, time.monotonic() - began, as_json=False)
+    return True
 
 
 def _choose(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:
@@ -105,11 +117,13 @@ def _rows(
     rehearsal: Rehearsal,
     checks: Sequence[Check],
     only: Sequence[str],
-    state: State | None,
+    look: Callable[[], State] | None,
     settle: float,
     dead: Sequence[Row],
+    *,
+    hosts: bool,
 ) -> list[Row]:
-    """Rows of checks, hosts, workloads and drift (with `state`), asked side by side."""
+    """Rows of checks, `hosts`, workloads and drift (with `look`), asked side by side."""
     stopped = [row.id for row in dead if row.id in _NEEDED]
     if stopped:
         return [
@@ -120,21 +134,21 @@ def _rows(
     prove.restore(rehearsal, api)
     simulated_only = rehearsal.required().mode == "simulated"
     with ThreadPoolExecutor(2) as pool:
-        others = [pool.submit(drift_rows, rehearsal, api, state)] if state else []
+        others = [pool.submit(lambda: drift_rows(rehearsal, api, look()))] if look else []
         if _wanted(READY, only) and not simulated_only:
             others.insert(0, pool.submit(ready_rows, api, settle))
         if simulated_only:
             rows = simulated.rows(rehearsal, api, checks, settle)
         else:
-            rows = _inside(rehearsal, checks, only, settle)
+            chosen = [row for row in HOSTS if _wanted(row, only)] if hosts else []
+            rows = _inside(rehearsal, checks, chosen, settle)
         return rows + [row for other in others for row in other.result()]
 
 
 def _inside(
-    rehearsal: Rehearsal, checks: Sequence[Check], only: Sequence[str], settle: float
+    rehearsal: Rehearsal, checks: Sequence[Check], hosts: Sequence[str], settle: float
 ) -> list[Row]:
-    hosts = [row for row in HOSTS if _wanted(row, only)] if settle == 0 else []
-    ids = [str(check["id"]) for check in checks] + hosts
+    ids = [*(str(check["id"]) for check in checks), *hosts]
     if not ids:
         return []
     shown = time.monotonic()

@@ -1,0 +1,104 @@
+"""What the last `up` was given and left, so that the next one sees when nothing is to do.
+
+Pulumi needs seven seconds to find that out: it starts the program, the engine and the provider, and
+hands every resource through all three; images, cluster and node take another. The same inputs give
+the same estate; that it still is as declared is looked at each time all the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Environment, secret_refs
+from rehearsal import paths
+from rehearsal.rehearsal import Rehearsal
+
+_PROGRAM = ("components", "configs", "rehearsal", "stacks")
+_SUFFIXES = (".py", ".yaml", ".toml", ".json", ".lock", ".mod", ".sum")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A `pulumi up` that ended well: digest of what it was given, its checkpoint, its outputs."""
+
+    digest: str
+    checkpoint: Sequence[int]
+    checks: list[dict[str, Any]]
+    links: dict[str, str]
+
+
+def note(rehearsal: Rehearsal, environment: Environment, outputs: Mapping[str, Any]) -> None:
+    """Write down that the declaration, as it is now, was applied."""
+    applied = Applied(
+        _digest(rehearsal, environment),
+        _checkpoint(rehearsal),
+        outputs.get("checks") or [],
+        outputs.get("links") or {},
+    )
+    partial = _file(rehearsal).with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(applied)), encoding="utf-8")
+    os.replace(partial, _file(rehearsal))
+
+
+def forget(rehearsal: Rehearsal) -> None:
+    """Remove the note, before what it says is changed."""
+    _file(rehearsal).unlink(missing_ok=True)
+
+
+def unchanged(rehearsal: Rehearsal, environment: Environment) -> Applied | None:
+    """What was applied last, if the same would be applied now; None: Pulumi must find out.
+
+    A `pulumi` that a person called in between has left another checkpoint.
+    """
+    try:
+        applied = Applied(**json.loads(_file(rehearsal).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    same = applied.digest == _digest(rehearsal, environment)
+    return applied if same and list(applied.checkpoint) == _checkpoint(rehearsal) else None
+
+
+def _file(rehearsal: Rehearsal) -> Path:
+    return rehearsal.folder / "applied.json"
+
+
+def _checkpoint(rehearsal: Rehearsal) -> list[int]:
+    """Size and time of each checkpoint in the backend."""
+    stacks = rehearsal.folder / "pulumi" / "state" / ".pulumi" / "stacks"
+    found = [file.stat() for file in sorted(stacks.rglob("*.json"))]
+    return [value for stat in found for value in (stat.st_size, stat.st_mtime_ns)]
+
+
+def _digest(rehearsal: Rehearsal, environment: Environment) -> str:
+    digest = hashlib.sha256()
+    for name, content in _inputs(rehearsal, environment):
+        # The lengths keep one input's end from being read as the next one's beginning.
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _inputs(rehearsal: Rehearsal, environment: Environment) -> Iterator[tuple[str, bytes]]:
+    """All that the program and the rehearsal read, and the tools that run them."""
+    # Debian's packages of the images are looked up once a day.
+    yield "day", datetime.date.today().isoformat().encode()
+    root = paths.root()
+    files = [root / "Pulumi.yaml", root / "requirements.lock"]
+    for folder in _PROGRAM:
+        files += sorted(file for file in (root / folder).rglob("*") if file.suffix in _SUFFIXES)
+    for file in files:
+        yield str(file.relative_to(root)), file.read_bytes()
+    for name in ("rehearsal.json", "tools.json", "images.json"):
+        yield name, (rehearsal.folder / name).read_bytes()
+    for path, ref in secret_refs(environment):
+        if ref.file is not None:
+            yield path, (rehearsal.folder / "secrets" / ref.file).read_bytes()
+        elif ref.env is not None:
+            yield path, os.environ.get(ref.env, "").encode()
