@@ -18,8 +18,8 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from rehearsal import addons, paths, pulumi_host, sandbox, tools
-from rehearsal.control_plane import ControlPlane, port_free
+from rehearsal import addons, paths, ports, pulumi_host, sandbox, tools
+from rehearsal.control_plane import ControlPlane
 from rehearsal.errors import EstateError
 from rehearsal.gateway import Gateway, Route
 from rehearsal.images import Apt, BuiltImage, unpack_tools
@@ -30,8 +30,6 @@ from rehearsal.processes import Daemon, wait_for
 Mode = Literal["node", "simulated"]
 LOCAL = "local"
 """The stack of `up`; `rehearse` has one of the environment's name."""
-FIRST_PORT = 16440
-PORTS = 20  # loopback ports that one rehearsal may use: API, control plane, pages for a person
 _DEBIAN = ("runc", "iproute2", "nftables", "haproxy", "catatonit")
 _API_INSIDE = 6443
 
@@ -101,6 +99,15 @@ class Rehearsal:
             )
         return self.record
 
+    def is_of(self, stack: str) -> None:
+        """Refuse a command for another stack than this rehearsal's. Raises EstateError."""
+        if self.record is not None and self.record.stack != stack:
+            raise EstateError(
+                f"rehearsal {self.name}",
+                f"is one of stack {self.record.stack}, not of {stack}",
+                f"choose another name, or first: ./estate down --name {self.name}",
+            )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the rehearsal for one command that changes it; a second one is refused at once."""
@@ -160,31 +167,15 @@ class Rehearsal:
 
     def first_port(self, port_base: int | None) -> int:
         """The first of its ports: its own, else of some that are free. Raises EstateError."""
-        if self.record is not None:
-            if port_base is not None and port_base != self.record.port_base:
-                raise EstateError(
-                    f"--port-base {port_base}",
-                    f"rehearsal {self.name} has its ports from {self.record.port_base}",
-                    f"run ./estate down --name {self.name} first",
-                )
-            return self.record.port_base
-        base = port_base if port_base is not None else self._free_base()
-        for name, other in self._bases().items():
-            if abs(other - base) < PORTS:
-                raise EstateError(
-                    f"--port-base {base}",
-                    f"rehearsal {name} has the {PORTS} ports from {other}",
-                    f"choose another, {self._free_base()} for one, or: ./estate down --name {name}",
-                )
-        for port in range(base, base + PORTS):
-            if not port_free(port):
-                raise EstateError(
-                    f"port {port}",
-                    "in use by another program on 127.0.0.1",
-                    "end that program, or choose other ports: "
-                    f"{self.up_command} --port-base {base + 1000}",
-                )
-        return base
+        if self.record is None:
+            return ports.first(port_base, self.up_command)
+        if port_base is not None and port_base != self.record.port_base:
+            raise EstateError(
+                f"--port-base {port_base}",
+                f"rehearsal {self.name} has its ports from {self.record.port_base}",
+                f"run ./estate down --name {self.name} first",
+            )
+        return self.record.port_base
 
     def prepare(self, mode: Mode, reason: str, port_base: int | None, stack: str = LOCAL) -> None:
         """Write the record of a new rehearsal, with ports that are free; keep an existing one."""
@@ -195,25 +186,6 @@ class Rehearsal:
         self.folder.chmod(0o700)
         self.record = Record(self.name, mode, reason, base, stack)
         self._save()
-
-    def _bases(self) -> dict[str, int]:
-        """The first port of every other rehearsal, by its name."""
-        bases = {}
-        for file in paths.state_root().glob("*/rehearsal.json"):
-            try:
-                bases[file.parent.name] = int(json.loads(file.read_text())["port_base"])
-            except (OSError, ValueError, KeyError):
-                continue
-        return bases
-
-    def _free_base(self) -> int:
-        taken = set(self._bases().values())
-        for base in range(FIRST_PORT, FIRST_PORT + 100 * PORTS, PORTS):
-            if base not in taken and all(port_free(port) for port in range(base, base + PORTS)):
-                return base
-        raise EstateError(
-            "ports", f"none free from {FIRST_PORT}", "choose some: ./estate up --port-base N"
-        )
 
     @property
     def api_port(self) -> int:
@@ -343,9 +315,9 @@ class Rehearsal:
             gateway.daemon.stop()
             record.routes = dict(links)
             self._save()
-        ports = self.pages
-        gateway.start([Route(name, ports[name], target) for name, target in sorted(links.items())])
-        return ports
+        pages = self.pages
+        gateway.start([Route(name, pages[name], target) for name, target in sorted(links.items())])
+        return pages
 
     @property
     def pages(self) -> dict[str, int]:

@@ -41,6 +41,7 @@ def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> i
     declared = _declared(environment)
     rehearsal = Rehearsal(f"rehearse-{environment}")
     with rehearsal.locked():
+        rehearsal.is_of(environment)
         if rehearsal.folder.exists():
             console.step("taking away an earlier rehearsal of it")
             rehearsal.destroy()

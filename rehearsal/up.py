@@ -50,6 +50,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     environment = _environment()
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
+        rehearsal.is_of(LOCAL)
         mode, reason = _mode(rehearsal)
         # All that can be refused is refused before anything is made.
         rehearsal.first_port(port_base)
@@ -247,6 +248,7 @@ def preview(name: str, args: Sequence[str]) -> int:
     """Show what `up` would change."""
     rehearsal = Rehearsal(name)
     rehearsal.required()
+    rehearsal.is_of(LOCAL)
     environment = _environment()
     rehearsal.keeps(immutable_keys(environment))
     return Pulumi(rehearsal).preview(args)

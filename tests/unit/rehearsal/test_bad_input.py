@@ -15,7 +15,8 @@ import yaml
 from rehearsal import cli, doctor, paths, tools
 from rehearsal.images import Apt
 from rehearsal.images.errors import ImageError
-from rehearsal.rehearsal import PORTS, Rehearsal
+from rehearsal.ports import PORTS
+from rehearsal.rehearsal import Rehearsal
 from tests.unit.rehearsal.conftest import Folders
 from tests.unit.rehearsal.test_tools_build import GOOD, real_go, toolchain
 
@@ -224,3 +225,19 @@ def test_without_root_it_says_what_is_simulated_and_why(
     assert "no container runs" in said
     assert "not in the cache; run once without --offline" in said
     assert not (folders.state / "local").exists()
+
+
+def test_a_rehearsal_of_another_environment_is_not_touched(up: Up, folders: Folders) -> None:
+    Rehearsal("rehearse-onprem").prepare("simulated", WHY, BASE, "onprem")
+    line = up("--name", "rehearse-onprem")
+    assert "rehearsal rehearse-onprem: is one of stack onprem, not of local; " in line
+
+
+def test_rehearse_takes_no_other_rehearsal_away(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Rehearsal("rehearse-onprem")
+    made.prepare("simulated", WHY, BASE)
+    assert cli.main(["rehearse", "onprem"]) == 1
+    assert "is one of stack local, not of onprem; " in capsys.readouterr().err
+    assert made.folder.exists()

@@ -15,7 +15,8 @@ import pytest
 from rehearsal import paths, tools
 from rehearsal.control_plane import port_free
 from rehearsal.errors import EstateError, UsageError
-from rehearsal.rehearsal import FIRST_PORT, PORTS, Rehearsal
+from rehearsal.ports import FIRST_PORT, PORTS
+from rehearsal.rehearsal import Rehearsal
 from rehearsal.sandbox import Direct, Sandbox
 from tests.unit.rehearsal.conftest import Folders
 
