@@ -12,7 +12,9 @@ from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRe
 from components.datalake.pgpool_config import (
     ALIVE,
     AUTH,
+    EXPORTER_RUN,
     METRICS_PORT,
+    MONITOR,
     POOL_HBA,
     PORT,
     RUN,
@@ -20,6 +22,7 @@ from components.datalake.pgpool_config import (
     TLS,
     PgpoolConfig,
     exporter_conf,
+    exporter_start,
     pgpool_conf,
 )
 from components.datalake.postgres import Postgres
@@ -138,6 +141,7 @@ class Pgpool(Component):
             "start.sh": START,
             "alive.sh": ALIVE,
             "exporter.yaml": exporter_conf(postgres.database, MONITOR_ROLE),
+            "exporter.sh": exporter_start(MONITOR_ROLE),
         }
         return k8s.core.v1.ConfigMap(
             f"{self._name}-config",
@@ -254,21 +258,14 @@ class Pgpool(Component):
                 name="exporter",
                 image=self._exporter_image.ref,
                 image_pull_policy="IfNotPresent",
-                command=["prometheus-sql-exporter"],
+                command=["/bin/sh", "/etc/pgpool/config/exporter.sh"],
                 args=[
                     "-config.file=/etc/pgpool/config/exporter.yaml",
                     f"-web.listen-address=:{METRICS_PORT}",
                 ],
                 env=[
                     k8s.core.v1.EnvVarArgs(name="LOGLEVEL", value="WARN"),
-                    k8s.core.v1.EnvVarArgs(
-                        name="PGPASSWORD",
-                        value_from=k8s.core.v1.EnvVarSourceArgs(
-                            secret_key_ref=k8s.core.v1.SecretKeySelectorArgs(
-                                name=self._postgres.secret_name(MONITOR_ROLE), key="password"
-                            )
-                        ),
-                    ),
+                    k8s.core.v1.EnvVarArgs(name="PGPASSFILE", value=f"{EXPORTER_RUN}/pgpass"),
                 ],
                 ports=[k8s.core.v1.ContainerPortArgs(name="metrics", container_port=METRICS_PORT)],
                 security_context=container_security(),
@@ -278,12 +275,24 @@ class Pgpool(Component):
                 volume_mounts=[
                     mount(name="config", mount_path="/etc/pgpool/config", read_only=True),
                     mount(name="tls", mount_path=TLS, read_only=True),
+                    mount(name="monitor", mount_path=MONITOR, read_only=True),
+                    mount(name="exporter", mount_path=EXPORTER_RUN),
                 ],
             )
         ]
 
     def _volumes(self) -> list[k8s.core.v1.VolumeArgs]:
         volume, secret = k8s.core.v1.VolumeArgs, k8s.core.v1.SecretVolumeSourceArgs
+        memory = k8s.core.v1.EmptyDirVolumeSourceArgs
+        monitor = secret(
+            secret_name=self._postgres.secret_name(MONITOR_ROLE),
+            default_mode=0o440,
+            items=[k8s.core.v1.KeyToPathArgs(key="password", path="password")],
+        )
+        exporter = [
+            volume(name="monitor", secret=monitor),
+            volume(name="exporter", empty_dir=memory(medium="Memory", size_limit="1Mi")),
+        ]
         return [
             volume(
                 name="config",
@@ -294,10 +303,8 @@ class Pgpool(Component):
             ),
             # pgpool refuses a key that others may read.
             volume(name="tls", secret=secret(secret_name=f"{self._name}-tls", default_mode=0o440)),
-            volume(
-                name="run",
-                empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(medium="Memory", size_limit="4Mi"),
-            ),
+            volume(name="run", empty_dir=memory(medium="Memory", size_limit="4Mi")),
+            *(exporter if self._exporter_image is not None else []),
         ]
 
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:

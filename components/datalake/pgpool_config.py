@@ -13,6 +13,8 @@ RUN = "/run/pgpool"
 """Sockets and the pid file: memory, gone with the pod."""
 TLS = "/etc/pgpool/tls"
 AUTH = "/etc/pgpool/auth"
+MONITOR = "/etc/pgpool/monitor"
+EXPORTER_RUN = "/run/exporter"
 
 
 class PgpoolConfig(Model):
@@ -145,8 +147,24 @@ exec pg_isready -q -h 127.0.0.1 -p {PORT} -U {MONITOR_ROLE} -t 5
 """
 
 
+def exporter_start(user: str) -> str:
+    """Starts sql_exporter with a password file: an environment can be read in /proc.
+
+    lib/pq takes the file only if nobody else may read it, which a mounted secret never is.
+    """
+    return f"""\
+#!/bin/sh
+set -eu
+umask 077
+# In a password file a backslash stands before `:` and itself.
+password=$(sed 's/[\\\\:]/\\\\&/g' < {MONITOR}/password)
+printf 'localhost:{PORT}:*:{user}:%s\\n' "$password" > "$PGPASSFILE"
+exec prometheus-sql-exporter "$@"
+"""
+
+
 def exporter_conf(database: str, user: str) -> str:
-    """sql_exporter's jobs; the password comes from PGPASSWORD.
+    """sql_exporter's jobs; the password comes from a file (`exporter_start`).
 
     The role of a backend is Pgpool's view; `pgpool_writable` is asked of the server behind it.
     """

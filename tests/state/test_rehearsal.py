@@ -18,11 +18,13 @@ import pytest
 import urllib3
 import yaml
 
-from rehearsal import doctor, paths
+from configs.schema import load, secret_refs
+from rehearsal import credentials, doctor, paths
 from rehearsal.processes import wait_for
 from rehearsal.verify import DRIFT, HOSTS, READY
 from tests.rendering import plain, render
 from tests.state import snapshot
+from tests.state.canary import Canary, Watch
 from tests.state.estate import Estate, failed
 
 NAME = "test"
@@ -44,9 +46,26 @@ def estate() -> Iterator[Estate]:
 
 
 @pytest.fixture(scope="module")
-def up(estate: Estate) -> Estate:
-    """The rehearsal, green; every test but the first starts from here."""
-    estate("up", seconds=900)
+def canary(estate: Estate) -> Canary:
+    """Every secret of the environment, planted where `up` would make it."""
+    environment = load(paths.root() / "configs" / "Pulumi.local.yaml")
+    files = {str(ref.file) for _, ref in secret_refs(environment) if ref.file}
+    folder = estate.folder / "secrets"
+    credentials.ensure(folder, sorted(files))
+    return Canary({name: (folder / name).read_text().strip() for name in files})
+
+
+@pytest.fixture(scope="module")
+def watched(estate: Estate, canary: Canary) -> Watch:
+    """The first `up`, with all processes looked at four times a second."""
+    with Watch(canary) as watch:
+        estate("up", seconds=900)
+    return watch
+
+
+@pytest.fixture(scope="module")
+def up(estate: Estate, watched: Watch) -> Estate:
+    """The rehearsal, green; every test starts from here."""
     return estate
 
 
@@ -55,6 +74,18 @@ def test_up_ends_green_and_verify_agrees(up: Estate) -> None:
     assert not failed(rows)
     components = {row["id"].partition(".")[0] for row in rows}
     assert {"mosquitto", "kafka", "pgpool", "prometheus", "estate", "host"} <= components
+
+
+def test_no_secret_is_in_a_process_list_or_environment(up: Estate, watched: Watch) -> None:
+    assert watched.found == {}
+    assert watched.samples > 100
+
+
+def test_no_secret_is_in_state_logs_or_settings(up: Estate, canary: Canary) -> None:
+    """All files but those that hold secrets by design: Kubernetes' own store and mounts."""
+    mine = [up.folder / name for name in ("secrets", "kwok", "node", "volumes", "bin")]
+    assert canary.files(up.folder, [*mine, up.folder / "pulumi" / "home"]) == {}
+    assert list((up.folder / "pulumi" / "state").rglob("local.json")), "no state was looked at"
 
 
 def test_second_up_changes_nothing(up: Estate) -> None:

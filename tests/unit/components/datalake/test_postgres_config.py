@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from components.datalake.pgpool import check_connections, pool_passwd
-from components.datalake.pgpool_config import PgpoolConfig, exporter_conf, pgpool_conf
+from components.datalake.pgpool_config import (
+    MONITOR,
+    PgpoolConfig,
+    exporter_conf,
+    exporter_start,
+    pgpool_conf,
+)
 from components.datalake.postgres import HBA, cluster_spec, failover_timing
 from components.datalake.postgres_config import PostgresConfig, own_parameters
 from components.model import Image
@@ -170,6 +179,19 @@ def test_clients_use_scram_over_tls() -> None:
 def test_the_exporter_verifies_the_pool() -> None:
     assert "sslmode=verify-full" in exporter_conf("app", "monitor")
     assert "password" not in exporter_conf("app", "monitor")
+
+
+def test_the_exporters_password_file_is_written_escaped_and_for_nobody_else(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "password").write_text(r"a:b\\c")
+    script = exporter_start("monitor").replace(MONITOR, str(tmp_path))
+    script = script.replace("exec prometheus-sql-exporter", "exec true")
+    target = tmp_path / "pgpass"
+    command = ["/bin/sh", "-c", script]
+    subprocess.run(command, env={"PGPASSFILE": str(target), "PATH": os.defpath}, check=True)
+    assert target.read_text() == r"localhost:5432:*:monitor:a\:b\\\\c" + "\n"
+    assert target.stat().st_mode & 0o777 == 0o600
 
 
 def test_too_many_sessions_name_both_keys_and_the_need() -> None:
