@@ -35,9 +35,6 @@ _FOLDERS = (
     "/usr/local/bin",
 )
 
-# Other programs of the host end meanwhile, and theirs go with them; ours are not there before.
-_END_BY_THEMSELVES = ("cgroups", "namespaces")
-
 Snapshot = dict[str, set[str]]
 
 
@@ -63,8 +60,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     lines = []
     for what in before:
         lines += [f"{what}: new: {item}" for item in sorted(after[what] - before[what])]
-        if what not in _END_BY_THEMSELVES:
-            lines += [f"{what}: gone: {item}" for item in sorted(before[what] - after[what])]
+        lines += [f"{what}: gone: {item}" for item in sorted(before[what] - after[what])]
     return lines
 
 
