@@ -34,10 +34,13 @@ class Applied:
     links: dict[str, str]
 
 
-def note(rehearsal: Rehearsal, environment: Environment, outputs: Mapping[str, Any]) -> None:
-    """Write down that the declaration, as it is now, was applied."""
+def note(rehearsal: Rehearsal, given: str, outputs: Mapping[str, Any]) -> None:
+    """Write down that what has the digest `given` was applied.
+
+    It is taken before Pulumi starts: what is edited while it runs was not applied.
+    """
     applied = Applied(
-        _digest(rehearsal, environment),
+        given,
         _checkpoint(rehearsal),
         outputs.get("checks") or [],
         outputs.get("links") or {},
@@ -61,7 +64,7 @@ def unchanged(rehearsal: Rehearsal, environment: Environment) -> Applied | None:
         applied = Applied(**json.loads(_file(rehearsal).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    same = applied.digest == _digest(rehearsal, environment)
+    same = applied.digest == digest(rehearsal, environment)
     return applied if same and list(applied.checkpoint) == _checkpoint(rehearsal) else None
 
 
@@ -76,13 +79,14 @@ def _checkpoint(rehearsal: Rehearsal) -> list[int]:
     return [value for stat in found for value in (stat.st_size, stat.st_mtime_ns)]
 
 
-def _digest(rehearsal: Rehearsal, environment: Environment) -> str:
-    digest = hashlib.sha256()
+def digest(rehearsal: Rehearsal, environment: Environment) -> str:
+    """SHA-256 of all that `up` is given."""
+    found = hashlib.sha256()
     for name, content in _inputs(rehearsal, environment):
         # The lengths keep one input's end from being read as the next one's beginning.
-        digest.update(f"{name} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
+        found.update(f"{name} {len(content)}\n".encode())
+        found.update(content)
+    return found.hexdigest()
 
 
 def _inputs(rehearsal: Rehearsal, environment: Environment) -> Iterator[tuple[str, bytes]]:

@@ -100,29 +100,28 @@ class Journal:
 
 def restoring(live: Object, patch: Mapping[str, Any] | None, restart: str | None) -> Object:
     """The journal's entry for an object; `patch` None: it is about to be deleted."""
-    metadata = live["metadata"]
     return {
-        "apiVersion": live["apiVersion"],
-        "kind": live["kind"],
-        "namespace": metadata.get("namespace"),
-        "name": metadata["name"],
+        **_of(live),
         "back": inverse(patch, live) if patch is not None else None,
         "object": _to_create(live) if patch is None else None,
-        "managed": metadata.get("managedFields", []),
+        "managed": live["metadata"].get("managedFields", []),
         "restart": restart,
     }
 
 
 def making(body: Object) -> Object:
     """The journal's entry for an object that is about to be made: restoring deletes it."""
+    return {**_of(body), "back": None, "object": None}
+
+
+def _of(body: Object) -> Object:
+    """Which object an entry is about."""
     metadata = body["metadata"]
     return {
         "apiVersion": body["apiVersion"],
         "kind": body["kind"],
         "namespace": metadata.get("namespace"),
         "name": metadata["name"],
-        "back": None,
-        "object": None,
     }
 
 

@@ -76,8 +76,9 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
             console.step("pulumi up")
             rehearsal.deployed(immutable_keys(environment))
             applied.forget(rehearsal)
+            given = applied.digest(rehearsal, environment)
             state = _pulumi_up(rehearsal)
-            applied.note(rehearsal, environment, state.outputs)
+            applied.note(rehearsal, given, state.outputs)
             links = state.outputs.get("links") or {}
             rehearsal.open_pages(_targets(links))  # usable while the checks wait
             console.step("checks")

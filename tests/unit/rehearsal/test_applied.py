@@ -48,7 +48,7 @@ def made(folders: Folders, root: Path, environment: Environment) -> Rehearsal:
     state = rehearsal.folder / "pulumi" / "state" / ".pulumi" / "stacks" / "estate"
     state.mkdir(parents=True)
     (state / "local.json").write_text("{}")
-    applied.note(rehearsal, environment, OUTPUTS)
+    applied.note(rehearsal, applied.digest(rehearsal, environment), OUTPUTS)
     return rehearsal
 
 
