@@ -12,6 +12,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.checks import Check, ExpectedPods
+from components.flows import Flow
 from components.model import Resources, Spread, Storage, topology
 
 MONITOR_LABELS = {"release": "estate"}
@@ -25,15 +26,17 @@ TRUST_CONFIG_MAP = "estate-ca"
 
 
 class Component(pulumi.ComponentResource):
-    """A system of the estate; subclasses fill `checks` and `expected_pods`."""
+    """A system of the estate; subclasses fill `checks`, `expected_pods` and `flows`."""
 
     checks: list[Check]
     expected_pods: list[ExpectedPods]
+    flows: list[Flow]
 
     def __init__(self, token: str, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(token, name, None, opts)
         self.checks = []
         self.expected_pods = []
+        self.flows = []
 
     def child(self, **options: Any) -> pulumi.ResourceOptions:
         """Options of a child resource: `ResourceOptions(parent=self, **options)`."""

@@ -25,6 +25,7 @@ from components.monitoring.config import MonitoringConfig
 from components.monitoring.prometheus_operator import PrometheusOperatorConfig
 from components.platform.cert_manager import CertManagerConfig
 from components.platform.namespaces import NamespacesConfig
+from components.platform.network import NetworkConfig
 from components.platform.pki import PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
 from configs.errors import ConfigError
@@ -80,6 +81,7 @@ class Environment(Model):
     cluster: ClusterConfig = ClusterConfig()
     nodes: list[NodePool] = Field(default_factory=list)
     namespaces: NamespacesConfig = NamespacesConfig()
+    network: NetworkConfig = NetworkConfig()
     cert_manager: CertManagerConfig = CertManagerConfig()
     pki: PkiConfig = PkiConfig()
     mosquitto: MosquittoConfig | None = None

@@ -22,13 +22,13 @@ IMAGES = ("pause", "coredns", "local_path_provisioner", "busybox")
 
 
 def manifests(images: Mapping[str, str], volumes: Path) -> str:
-    """DNS and storage as one YAML stream.
+    """DNS, storage and the rights of the policy engine as one YAML stream.
 
     `images` maps an image's key to its full reference, `volumes` is where claims get folders.
     """
     values = {**images, "dns_ip": sandbox.DNS_SERVICE_IP, "volumes": str(volumes)}
     parts = []
-    for file in ("coredns.yaml", "local-path.yaml"):
+    for file in ("coredns.yaml", "local-path.yaml", "cilium.yaml"):
         parts.append(string.Template((HERE / file).read_text()).substitute(values))
     return "---\n".join(parts)
 

@@ -56,7 +56,7 @@ def containers_possible() -> tuple[bool, str]:
     """Whether a real container node can run here, and the reason for the answer in one line."""
     lacks = [found for found in _container_findings() if found.status == "missing"]
     if not lacks:
-        return True, "root, namespaces, cgroups, overlayfs, veth, bridge and nftables are there"
+        return True, "root, namespaces, cgroups, overlayfs, veth, bridge, nftables, BPF are there"
     return False, "; ".join(f"{found.topic}: {found.detail}" for found in lacks)
 
 
@@ -216,6 +216,7 @@ def _kernel() -> Iterator[Finding]:
         "veth": "pods can't be linked to a network: no container node",
         "bridge": "pods of one node can't reach each other: no container node",
         "nftables": "Services can't be routed: no container node",
+        "bpf": "network policies can't be enforced: no container node",
         "proc": "containers can't have a /proc: no container node",
     }
     for topic, consequence in consequences.items():

@@ -25,6 +25,9 @@ MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 0x40000, 2
 NLM_REQUEST, NLM_ACK, NLM_NEW = 0x1, 0x4, 0x600
 NLMSG_ERROR = 2  # also the acknowledgement, with code zero
 RTM_NEWLINK, IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND = 16, 3, 18, 1
+# From <linux/bpf.h>; the number of the system call by machine.
+BPF_PROG_LOAD, BPF_PROG_TYPE_SCHED_CLS = 5, 3
+BPF = {"x86_64": 321, "aarch64": 280}
 NETLINK_NETFILTER, NFT_GET_GENERATION = 12, (10 << 8) | 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -96,6 +99,23 @@ def _overlay(folder: Path) -> None:
         _libc.umount2(str(names["merged"]).encode(), MNT_DETACH)
 
 
+def _bpf(folder: Path) -> None:
+    """Mount the file system of BPF, and load the smallest program: `return 0`."""
+    (folder / "bpf").mkdir()
+    _mount("bpf", str(folder / "bpf"), "bpf")
+    _libc.umount2(str(folder / "bpf").encode(), MNT_DETACH)
+    code = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    text = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQ", BPF_PROG_TYPE_SCHED_CLS, 2, *(ctypes.addressof(buffer) for buffer in text)
+    ).ljust(128, b"\0")
+    program = _libc.syscall(BPF[os.uname().machine], BPF_PROG_LOAD, attributes, len(attributes))
+    if program < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    os.close(program)
+
+
 def _proc(folder: Path) -> None:
     """Mount /proc in a new process namespace, as every container does."""
     child = os.fork()
@@ -142,6 +162,7 @@ def probe(folder: Path) -> dict[str, str | None]:
         attempt("veth", lambda: _link("veth"))
         attempt("bridge", lambda: _link("bridge"))
         attempt("nftables", _nftables)
+        attempt("bpf", lambda: _bpf(scratch))
         attempt("proc", lambda: _proc(scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -23,13 +22,15 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from rehearsal import sandbox
+from rehearsal.cilium import USER as CILIUM
+from rehearsal.cilium import Cilium
 from rehearsal.control_plane import write_kubeconfig
 from rehearsal.errors import EstateError
 from rehearsal.processes import Daemon, wait_for
 from rehearsal.sandbox import Sandbox
 
 NODE_NAME = "node-0"
-PARTS = ("containerd", "kubelet", "kube-proxy")
+PARTS = ("containerd", "kubelet", "kube-proxy", "cilium-agent")
 _YEAR = datetime.timedelta(days=365)
 
 
@@ -48,6 +49,7 @@ class Node:
         self.socket = self.folder / "containerd.sock"
         self.daemons = {part: Daemon(box.folder, part) for part in PARTS}
         self.cgroup = f"/estate-{box.name}"
+        self.policies = Cilium(box, tools, debian, self.folder / "cni")
 
     # -- configuration -----------------------------------------------------------------------
 
@@ -128,14 +130,16 @@ class Node:
             path.write_text(content)
         return path
 
-    def _cni(self) -> None:
+    def _cni(self) -> dict[str, object]:
+        """The pods' network; its plugins are linked into the runtime's folder."""
         binaries = self.folder / "cni" / "bin"
         binaries.mkdir(parents=True, exist_ok=True)
-        for plugin in ("ptp", "host-local", "loopback"):
+        (self.folder / "cni" / "conf").mkdir(exist_ok=True)
+        for plugin in ("ptp", "host-local", "loopback", "cilium-cni"):
             link = binaries / plugin
             if not link.is_symlink():
                 link.symlink_to(self.tools[plugin])
-        network = {
+        return {
             "cniVersion": "1.0.0",
             "name": "estate",
             "plugins": [
@@ -151,7 +155,6 @@ class Node:
                 }
             ],
         }
-        self._write("cni/conf/10-estate.conflist", json.dumps(network))
 
     def _containerd(self) -> Path:
         runc = sandbox.tool(self._debian, "runc")
@@ -299,7 +302,7 @@ Root = "{self.folder}/runc"
             )
 
     def start(self) -> None:
-        """Start kubelet and kube-proxy, beside containerd, unless they run."""
+        """Start kubelet, kube-proxy and the policy engine, beside containerd, unless they run."""
         env = {**os.environ, "PATH": self._path()}
         configuration = self._kubelet()
         kubeconfig = self._kubeconfig(f"system:node:{NODE_NAME}", "system:nodes")
@@ -318,6 +321,7 @@ Root = "{self.folder}/runc"
         self.daemons["kubelet"].start([*self.box.prefix(), *kubelet], env=env)
         proxy = [str(self.tools["kube-proxy"]), f"--config={self._proxy()}", "--v=1"]
         self.daemons["kube-proxy"].start([*self.box.prefix(), *proxy], env=env)
+        self.policies.start(self._cni(), NODE_NAME, self._kubeconfig(CILIUM, None))
 
     def _make_cgroups(self) -> None:
         """The kubelet wants its root cgroup to be there, in every hierarchy."""

@@ -266,9 +266,11 @@ class Rehearsal:
         """The real node with its images (containerd must have been started), and the fleet."""
         references = {key: image.named.names[1] for key, image in built.items()}
         node = self.node(found, references["pause"])
-        node.start()
+        node.policies.unpack()
         volumes = self.folder / "volumes"
-        self.apply(found, f"{addons.manifests(references, volumes)}\n---\n{addons.fleet()}")
+        parts = (addons.manifests(references, volumes), node.policies.definitions(), addons.fleet())
+        self.apply(found, "\n---\n".join(parts))
+        node.start()
 
     def apply(self, found: Mapping[str, Path], manifests: str) -> None:
         """Server-side apply of a YAML stream, which `applied` gives back."""

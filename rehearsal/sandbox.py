@@ -32,6 +32,7 @@ DNS_SERVICE_IP = "10.96.0.10"
 
 # What the kubelet would write into the host's kernel (kubelet pkg/kubelet/cm, setupKernelTunables)
 # and refuses to run without. It reads these files instead and finds nothing to change.
+_SYSCTLS = "/proc/sys/kernel"
 _KERNEL_TUNABLES = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -131,6 +132,10 @@ class Sandbox:
             lines += [f"mount --bind /run/keep {self.folder}"]
         lines += ["umount /run/keep", "mount --make-rshared /"]
         lines += ["mkdir -p $(dirname $resolv)", "[ -e $resolv ] || : > $resolv"]
+        # Cilium's agent sets what is the host's: it warns instead, and goes on. What it pins in the
+        # file system of BPF goes with these namespaces.
+        lines += [f"mount --bind {_SYSCTLS} {_SYSCTLS}", f"mount -o remount,bind,ro {_SYSCTLS}"]
+        lines += ["mount -t bpf bpf /sys/fs/bpf"]
         for path, value in _KERNEL_TUNABLES.items():
             file = tunables / path.replace("/", ".")
             file.parent.mkdir(exist_ok=True)

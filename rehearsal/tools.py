@@ -226,8 +226,10 @@ class _Build:
             module = str(tool.embed["module"])
             self._go(["mod", "download", module])
             root = Path(self._go(["list", "-m", "-f", "{{.Dir}}", module]).strip())
-            for name in tool.embed["files"]:  # type: ignore[attr-defined]
+            for name in tool.embed.get("files", ()):  # type: ignore[attr-defined]
                 shutil.copyfile(root / str(name), source / Path(str(name)).name)
+            for name in tool.embed.get("folders", ()):  # type: ignore[attr-defined]
+                _copy_folder(root / str(name), source / Path(str(name)).name)
         stale = "{{if .Stale}}{{.ImportPath}}{{end}}"
         listed = self._go(["list", "-tags", tool.tags, "-deps", "-f", stale, tool.package])
         total = max(1, len(listed.split()))
@@ -283,6 +285,15 @@ class _Build:
             reason = reason.replace(str(self.scratch / "module"), str(folder))
             way_out = f"restore {folder}/go.mod and go.sum (git checkout); log: {self.log}"
         return BuildFailed(f"build of {self.tool.name} {self.tool.version}", reason, way_out)
+
+
+def _copy_folder(source: Path, destination: Path) -> None:
+    """Copy a module's folder; Go's cache is read-only, the copy is not."""
+    for folder, _, names in os.walk(source):
+        made = destination / Path(folder).relative_to(source)
+        made.mkdir()
+        for name in names:
+            shutil.copyfile(Path(folder) / name, made / name)
 
 
 def jobs_for(tools: Iterable[Tool], memory_bytes: int, cores: int) -> int:

@@ -17,6 +17,7 @@ import pulumi_kubernetes as k8s
 import yaml
 
 from components.checks import Check, ExpectedPods
+from components.flows import Flow
 from components.model import Images, SecretRef
 from components.platform.release import Object
 from components.workload import Component
@@ -69,6 +70,7 @@ class Context:
     rehearsed: bool = False
     checks: list[Check] = field(default_factory=list)
     expected_pods: list[ExpectedPods] = field(default_factory=list)
+    flows: list[Flow] = field(default_factory=list)
     _secrets: dict[str, pulumi.Output[str]] = field(default_factory=dict)
 
     def secret(self, ref: SecretRef) -> pulumi.Output[str]:
@@ -81,9 +83,10 @@ class Context:
         return self._secrets[ref.source]
 
     def declare(self, component: Component) -> None:
-        """Take over the checks and expected pods of a component."""
+        """Take over the checks, expected pods and flows of a component."""
         self.checks += component.checks
         self.expected_pods += component.expected_pods
+        self.flows += component.flows
 
     @functools.cached_property
     def provider(self) -> k8s.Provider:

@@ -33,5 +33,6 @@ def compose(context: Context) -> None:
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
+    foundation.deploy_network(context, namespaces)
     pulumi.export("checks", json_list(context.checks))
     pulumi.export("expected_pods", json_list(context.expected_pods))

@@ -13,6 +13,7 @@ import pulumi
 
 from components.platform.cert_manager import CertManager
 from components.platform.namespaces import NAMESPACES, Namespaces
+from components.platform.network import Network
 from components.platform.pki import Pki
 from stacks.context import Context, manifest
 
@@ -60,3 +61,15 @@ def deploy(
     for component in (cert_manager, pki):
         context.declare(component)
     return Platform(namespaces=namespaces.names, pki=pki)
+
+
+def deploy_network(context: Context, namespaces: Namespaces) -> None:
+    """The policies of all flows that were declared until now: so it comes last."""
+    network = Network(
+        "network",
+        context.environment.network,
+        namespaces=namespaces.names,
+        flows=context.flows,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(network)

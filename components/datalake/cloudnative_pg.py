@@ -11,6 +11,7 @@ import pulumi_kubernetes as k8s
 from pydantic import Field
 
 from components.checks import ExpectedPods
+from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Manifest, Object, annotate, apply_release
 from components.workload import (
@@ -32,7 +33,9 @@ DEPLOYMENT = "cnpg-controller-manager"
 WEBHOOK_SERVICE = "cnpg-webhook-service"
 WEBHOOK_SECRET = "cnpg-webhook-tls"
 SELECTOR = {"app.kubernetes.io/name": "cloudnative-pg"}
+PODS = Pods(name=DEPLOYMENT, namespace=NAMESPACE, selector=SELECTOR)
 
+_METRICS_PORT, _WEBHOOK_PORT = 8080, 9443  # of the release manifest
 _WEBHOOK_FOLDER = "/run/secrets/estate/webhook"
 
 
@@ -94,6 +97,9 @@ class CloudNativePgOperator(Component):
                 resources=config.resources,
             )
         )
+        self.flows += [asks_api(PODS), called_by_api(PODS, _WEBHOOK_PORT)]
+        if monitors is not None:
+            self.flows.append(scraped(PODS, _METRICS_PORT))
         if config.replicas > 1:
             self._budget(namespace)
         if monitors is not None:

@@ -20,6 +20,7 @@ from components.datalake.kafka_config import (
     KafkaConfig,
 )
 from components.datalake.kafka_monitoring import monitor
+from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.workload import (
     ISSUER,
@@ -94,9 +95,21 @@ class Kafka(Component):
             spec=self._stateful_set(settings),
             opts=self.child(depends_on=[*certificates, *services, account], protect=config.protect),
         )
+        pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
+        job_pods = Pods(
+            name=f"{name}-reconcile",
+            namespace=namespace_name,
+            selector=labels(f"{name}-reconcile"),
+            lasting=False,
+        )
+        self.flows += [
+            Flow(source=pods, target=pods, ports=[files.INTERNAL_PORT, files.CONTROLLER_PORT]),
+            Flow(source=job_pods, target=pods, ports=[files.INTERNAL_PORT]),
+        ]
         job = self._reconcile(passwords, [brokers, *secrets.values()])
         if monitors is not None:
             monitor(name, namespace, self._selector, config, self.child(depends_on=list(monitors)))
+            self.flows.append(scraped(pods, files.METRICS_PORT))
         self.ready = [job]
         self.bootstrap = job.id.apply(
             lambda _: f"{name}.{namespace_name}.svc.cluster.local:{files.CLIENTS_PORT}"

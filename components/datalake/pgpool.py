@@ -28,6 +28,7 @@ from components.datalake.pgpool_config import (
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import MONITOR_ROLE, NAMESPACE
 from components.datalake.postgres_rules import pgpool_rules
+from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.workload import (
     Component,
@@ -108,8 +109,12 @@ class Pgpool(Component):
         )
         if config.replicas > 1:
             disruption_budget(name, namespace, self._selector, self.child())
+        pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
+        self.flows.append(Flow(source=pods, target=postgres.pods, ports=[postgres.port]))
         if monitors is not None:
             self._monitor(monitors)
+            if self._exporter_image is not None:
+                self.flows.append(scraped(pods, METRICS_PORT))
         host = f"{name}.{namespace_name}.svc.cluster.local"
         self.ready = [workload]
         self.host = workload.id.apply(lambda _: host)

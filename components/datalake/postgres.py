@@ -10,14 +10,18 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef
+from components.datalake import cloudnative_pg
 from components.datalake.postgres_config import (
+    METRICS_PORT,
     MONITOR_ROLE,
     NAMESPACE,
     PORT,
+    STATUS_PORT,
     PostgresConfig,
     own_parameters,
 )
 from components.datalake.postgres_rules import postgres_rules
+from components.flows import Flow, Pods, asks_api, scraped
 from components.model import Image, topology
 from components.workload import (
     TRUST_CONFIG_MAP,
@@ -169,7 +173,8 @@ class Postgres(Component):
 
     `write_host` is the primary's service, `read_host` the standbys'; `database` the database;
     `users` maps a role to its Secret's name (keys `username`, `password`), `ca` is the Secret
-    whose `ca.crt` verifies the servers. `ready` waits for the cluster.
+    whose `ca.crt` verifies the servers; `pods` are what a client's flow leads to. `ready` waits
+    for the cluster.
     """
 
     write_host: pulumi.Output[str]
@@ -178,6 +183,7 @@ class Postgres(Component):
     database: str
     users: dict[str, pulumi.Output[str]]
     ca: str
+    pods: Pods
     max_connections: int
     ready: Sequence[pulumi.Resource]
 
@@ -224,8 +230,16 @@ class Postgres(Component):
                 custom_timeouts=pulumi.CustomTimeouts(create="15m", update="30m"),
             ),
         )
+        self.pods = Pods(name=name, namespace=namespace_name, selector={"cnpg.io/cluster": name})
+        self.flows += [
+            asks_api(self.pods),
+            # Standbys replicate, and a primary looks whether it is cut off from the others.
+            Flow(source=self.pods, target=self.pods, ports=[PORT, STATUS_PORT]),
+            Flow(source=cloudnative_pg.PODS, target=self.pods, ports=[PORT, STATUS_PORT]),
+        ]
         if monitors is not None:
             self._monitor(monitors)
+            self.flows.append(scraped(self.pods, METRICS_PORT))
         self.ready = [cluster]
         self.write_host = cluster.id.apply(lambda _: self.host("rw"))
         self.read_host = cluster.id.apply(lambda _: self.host("ro"))

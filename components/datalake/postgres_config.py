@@ -17,6 +17,7 @@ from components.model import (
 
 NAMESPACE = "datalake"
 PORT = 5432
+STATUS_PORT, METRICS_PORT = 8000, 9187  # of CloudNativePG (pkg/management/url)
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
 MONITOR_ROLE = "monitor"
 """Reads statistics (pg_monitor): checks and the pool's exporter use it."""

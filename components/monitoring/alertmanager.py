@@ -9,6 +9,7 @@ from components.model import Image
 from components.monitoring.config import AlertmanagerConfig
 
 PORT = 9093
+MESH_PORT = 9094  # the replicas among themselves, over TCP and UDP
 UID = 65_534
 
 

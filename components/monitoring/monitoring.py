@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -10,6 +11,8 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from pydantic import JsonValue
 
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.flows import OUTSIDE, Flow, Pods, asks_api, scraped
+from components.flows import PROMETHEUS as PROMETHEUS_PODS
 from components.model import Image
 from components.monitoring import alertmanager, prometheus
 from components.monitoring.config import MonitoringConfig
@@ -73,6 +76,7 @@ class Monitoring(Component):
         self.prometheus_url = scraping.id.apply(lambda _: _url(PROMETHEUS, prometheus.PORT))
         self.alertmanager_url = alerting.id.apply(lambda _: _url(ALERTMANAGER, alertmanager.PORT))
         self._declare_pods()
+        self._declare_flows()
         self._declare_checks(list(watched))
         self.register_outputs(
             {"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url}
@@ -224,6 +228,30 @@ class Monitoring(Component):
                     claims=[part.storage.size_gib],
                 )
             )
+
+    def _declare_flows(self) -> None:
+        alerting = Pods(
+            name=ALERTMANAGER,
+            namespace=NAMESPACE,
+            selector={"app.kubernetes.io/name": ALERTMANAGER, ALERTMANAGER: ALERTMANAGER},
+        )
+        self.flows += [
+            asks_api(PROMETHEUS_PODS),
+            # It scrapes itself, or rather the other replicas do.
+            scraped(PROMETHEUS_PODS, prometheus.PORT),
+            # Alerts go there, and its metrics come from there, at one port.
+            scraped(alerting, alertmanager.PORT),
+        ]
+        if self._config.alertmanager.replicas > 1:
+            mesh = [alertmanager.MESH_PORT]
+            self.flows.append(Flow(source=alerting, target=alerting, ports=mesh, udp=mesh))
+        ports = {
+            url.port or {"http": 80, "https": 443}[url.scheme]
+            for webhook in self._config.alertmanager.webhooks
+            for url in (urlsplit(webhook.url),)
+        }
+        if ports:
+            self.flows.append(Flow(source=alerting, target=OUTSIDE, ports=sorted(ports)))
 
     def _declare_checks(self, watched: list[str]) -> None:
         url: dict[str, JsonValue] = {

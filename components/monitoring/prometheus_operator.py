@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 
 from components.checks import ExpectedPods
+from components.flows import Pods, asks_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Object, annotate, apply_release
 from components.workload import TRUST_CONFIG_MAP, Component, pod_monitor
@@ -76,6 +77,8 @@ class PrometheusOperator(Component):
                 resources=config.resources,
             )
         )
+        pods = Pods(name=NAME, namespace=NAMESPACE, selector=SELECTOR)
+        self.flows += [asks_api(pods), scraped(pods, _METRICS_PORT)]
         pod_monitor(
             NAME,
             namespace,
@@ -86,6 +89,7 @@ class PrometheusOperator(Component):
         self.register_outputs({"namespace": NAMESPACE})
 
 
+_METRICS_PORT = 8080  # of the release manifest
 _DEFINITION = "CustomResourceDefinition"
 _REPLACED = ("ClusterRole", "ClusterRoleBinding")
 """The release's role may do everything with every Secret of the cluster; `roles` is narrower."""

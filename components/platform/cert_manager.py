@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 
 from components.checks import ExpectedPods
+from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Object, annotate, apply_release
 from components.workload import Component, alert, pod_monitor, prometheus_rule
@@ -22,6 +23,9 @@ PROGRAMS = {
     "cert-manager-cainjector": "cainjector",
 }
 """Deployment -> program; the image of each is `cert_manager_<program>`."""
+
+
+_METRICS_PORT, _WEBHOOK_PORT = 9402, 10250  # of the release manifests
 
 
 class CertManagerConfig(Model):
@@ -60,18 +64,28 @@ class CertManager(Component):
             protect_crds=config.protect,
         )
         for deployment, program in PROGRAMS.items():
+            pods = Pods(
+                name=deployment,
+                namespace=NAMESPACE,
+                selector={
+                    "app.kubernetes.io/instance": "cert-manager",
+                    "app.kubernetes.io/component": program,
+                },
+            )
             self.expected_pods.append(
                 ExpectedPods(
                     name=deployment,
                     namespace=NAMESPACE,
-                    selector={
-                        "app.kubernetes.io/instance": "cert-manager",
-                        "app.kubernetes.io/component": program,
-                    },
+                    selector=pods.selector,
                     count=1,
                     resources=getattr(config, program),
                 )
             )
+            self.flows.append(asks_api(pods))
+            if program == "webhook":
+                self.flows.append(called_by_api(pods, _WEBHOOK_PORT))
+            if program == "controller" and monitors is not None:
+                self.flows.append(scraped(pods, _METRICS_PORT))
         if monitors is not None:
             self._monitor(monitors)
         self.register_outputs({"namespace": NAMESPACE})
@@ -150,7 +164,7 @@ def _harden(
     pod["securityContext"] |= {"runAsUser": 1000, "runAsGroup": 1000}
     # Metrics are the only sign of health that a program may have; the release's own probes win.
     if any(port["name"] == "http-metrics" for port in container.get("ports", [])):
-        metrics = {"httpGet": {"path": "/metrics", "port": 9402, "scheme": "HTTP"}}
+        metrics = {"httpGet": {"path": "/metrics", "port": _METRICS_PORT, "scheme": "HTTP"}}
         alive = {**metrics, "periodSeconds": 20, "timeoutSeconds": 5, "failureThreshold": 6}
         container.setdefault("readinessProbe", {**metrics, "periodSeconds": 2, "timeoutSeconds": 2})
         container.setdefault("livenessProbe", alive)

@@ -10,6 +10,7 @@ import pulumi_kubernetes as k8s
 from pydantic import JsonValue
 
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef
+from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.realtime.mosquitto_config import (
     HASH_PASSWORDS,
@@ -97,8 +98,12 @@ class Mosquitto(Component):
             spec=self._stateful_set(settings, trust, passwords),
             opts=self.child(depends_on=[tls, account, service, *secrets.values()]),
         )
+        pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
+        # The exporter beside the broker asks it by the name that its certificate has.
+        self.flows.append(Flow(source=pods, target=pods, ports=[PORT]))
         if monitors is not None:
             self._monitor(monitors)
+            self.flows.append(scraped(pods, METRICS_PORT))
         self.host = workload.id.apply(lambda _: host)
         self.port = PORT
         self.users = {

@@ -17,10 +17,12 @@ from rehearsal.images.golang import needs_loader
 LOADER = ("libc6", "libc-bin", "libcrypt1", "gcc-12-base")
 """Not unpacked: the host's loader runs the tools, and it fits only the host's own libc."""
 
-BINARIES = ("usr/bin", "usr/sbin", "usr/libexec", "usr/lib/jvm/*/bin")
+BINARIES = ("usr/bin", "usr/sbin", "usr/libexec", "usr/lib/jvm/*/bin", "usr/lib/llvm-*/bin")
 
 
-def unpack_tools(packages: Sequence[str], destination: Path, *, apt: Apt) -> None:
+def unpack_tools(
+    packages: Sequence[str], destination: Path, *, apt: Apt, without: Sequence[str] = ()
+) -> None:
     """Unpack packages and their libraries, so that the binaries run where they lie.
 
     The binaries get a library path relative to themselves (a program such as runc starts itself
@@ -28,9 +30,10 @@ def unpack_tools(packages: Sequence[str], destination: Path, *, apt: Apt) -> Non
     the folder already holds the same packages; an interrupted run leaves the old folder.
 
     :param packages: names; their binaries lie in ``destination/usr/bin`` and ``usr/sbin``.
+    :param without: names that they depend on but do not need here.
     :raises ImageError: a package is unknown, or cannot be fetched or unpacked.
     """
-    without = (*SCRIPT_ONLY, *LOADER)
+    without = (*SCRIPT_ONLY, *LOADER, *without)
     resolved = closure(packages, apt.resolve(packages), without)
     key = digest_of([[package.name, package.version, package.sha256] for package in resolved])
     destination.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def test_the_kernel_probe_tries_all_and_leaves_nothing(tmp_path: Path) -> None:
     assert host() == before
     assert list(tmp_path.iterdir()) == []
     if answers["namespaces"] is None:
-        assert set(answers) >= {"overlayfs", "veth", "bridge", "nftables", "proc"}
+        assert set(answers) >= {"overlayfs", "veth", "bridge", "nftables", "bpf", "proc"}
 
 
 def test_a_kind_of_link_that_does_not_exist_is_refused() -> None:
