@@ -185,6 +185,9 @@ class KafkaConfig(Model):
                 found.append(
                     _problem("cluster_id", self.cluster_id, "Strimzi makes its own; leave it out")
                 )
+            if self.brokers < 2:
+                text = "at least 2: Cruise Control, which Strimzi runs beside them, refuses one"
+                found.append(_problem("brokers", self.brokers, text))
             return found
         only = "only Strimzi does this; leave it out or choose kafka.implementation strimzi"
         if self.cluster_id is None:
