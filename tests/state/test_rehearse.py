@@ -72,7 +72,14 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
     titles = " ".join(row["title"] for row in kept["rows"])
     for workload in ("datalake/postgres", "monitoring/prometheus", "platform/cert-manager"):
         assert workload in titles
+    # What Strimzi's operator would make: stood in for, and placed in three zones.
+    for pods in ("brokers", "controllers", "entity-operator", "cruise-control"):
+        assert f"datalake/kafka-{pods}" in titles
     assert {"containers", "operators", "secrets"} <= set(kept["not_rehearsed"])
+
+
+def test_every_kind_of_strimzi_is_among_those_tried() -> None:
+    assert {"Kafka", "KafkaNodePool", "KafkaTopic", "KafkaUser"} <= set(custom())
 
 
 @pytest.mark.parametrize("kind", sorted(custom()))
