@@ -153,13 +153,15 @@ def disruption_budget(
     opts: pulumi.ResourceOptions,
     *,
     max_unavailable: int = 1,
+    min_available: int | None = None,
 ) -> k8s.policy.v1.PodDisruptionBudget:
-    """A drain may take `max_unavailable` replicas at a time."""
+    """A drain may take `max_unavailable` replicas at a time, or leaves `min_available` of them."""
     return k8s.policy.v1.PodDisruptionBudget(
         name,
         metadata=meta(name, namespace, selector),
         spec=k8s.policy.v1.PodDisruptionBudgetSpecArgs(
-            max_unavailable=max_unavailable,
+            max_unavailable=max_unavailable if min_available is None else None,
+            min_available=min_available,
             selector=k8s.meta.v1.LabelSelectorArgs(match_labels=dict(selector)),
             # A pod that is not ready protects nothing: let a drain take it.
             unhealthy_pod_eviction_policy="AlwaysAllow",

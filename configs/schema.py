@@ -20,6 +20,7 @@ from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
+from components.datalake.strimzi_operator import StrimziConfig
 from components.model import Model, Name, SecretRef, problem, refuse
 from components.monitoring.config import MonitoringConfig
 from components.monitoring.prometheus_operator import PrometheusOperatorConfig
@@ -86,6 +87,7 @@ class Environment(Model):
     pki: PkiConfig = PkiConfig()
     mosquitto: MosquittoConfig | None = None
     kafka: KafkaConfig | None = None
+    strimzi: StrimziConfig = StrimziConfig()
     cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
@@ -102,6 +104,10 @@ class Environment(Model):
                 if name in names[:i]
             ]
         )
+        operated = self.kafka is not None and self.kafka.implementation == "strimzi"
+        if operated and self.images.source == "rehearsal":
+            text = "no package has Strimzi's operator, so none can be built: take `statefulset`"
+            refuse([problem("kafka.implementation", "strimzi", text)])
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [

@@ -8,8 +8,10 @@ import pulumi
 
 from components.datalake.cloudnative_pg import MANIFEST, CloudNativePgOperator
 from components.datalake.kafka import Kafka
+from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
+from stacks import strimzi
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
 
@@ -17,21 +19,25 @@ Monitors = Sequence[pulumi.Resource] | None
 """What monitors depend on (their definitions); None where nothing scrapes."""
 
 
-def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> Kafka | None:
-    """Kafka, where the environment declares it."""
+def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> KafkaCluster | None:
+    """Kafka, where the environment declares it, by the implementation that it chooses."""
     config = context.environment.kafka
     if config is None:
         return None
-    kafka = Kafka(
-        "kafka",
-        config,
-        namespace=platform.namespaces["datalake"],
-        image=context.images["kafka"],
-        admin_image=context.images["estate_admin"],
-        passwords={user.name: context.secret(user.password) for user in config.users},
-        monitors=monitors,
-        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
-    )
+    kafka: KafkaCluster
+    if config.implementation == "strimzi":
+        kafka = strimzi.deploy(context, platform, config, monitors)
+    else:
+        kafka = Kafka(
+            "kafka",
+            config,
+            namespace=platform.namespaces["datalake"],
+            image=context.images["kafka"],
+            admin_image=context.images["estate_admin"],
+            passwords={user.name: context.secret(user.password) for user in config.users},
+            monitors=monitors,
+            opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
+        )
     context.declare(kafka)
     pulumi.export("kafka", {"bootstrap": kafka.bootstrap})
     return kafka

@@ -14,6 +14,7 @@ from components.checks import ExpectedPods
 from components.datalake import kafka_files as files
 from components.datalake import kafka_reconcile
 from components.datalake.kafka_checks import checks
+from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.kafka_config import (
     ADMIN_PRINCIPAL,
     BROKER_PRINCIPAL,
@@ -24,7 +25,6 @@ from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.workload import (
     ISSUER,
-    Component,
     certificate,
     checksum,
     claim_template,
@@ -49,17 +49,8 @@ INTERNAL_ISSUER = "kafka-internal"
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 
 
-class Kafka(Component):
-    """A StatefulSet of combined nodes, and a Job that makes topics, users and ACLs true.
-
-    `bootstrap` is what SCRAM clients connect to (SASL_SSL, SCRAM-SHA-512, the estate's CA);
-    `users` maps a name to its Secret's name (keys `username`, `password`); `ready` holds the
-    resources after which the declared topics and users exist.
-    """
-
-    bootstrap: pulumi.Output[str]
-    users: dict[str, pulumi.Output[str]]
-    ready: Sequence[pulumi.Resource]
+class Kafka(KafkaCluster):
+    """A StatefulSet of combined nodes, and a Job that makes topics, users and ACLs true."""
 
     def __init__(
         self,
@@ -85,7 +76,7 @@ class Kafka(Component):
 
         settings = self._settings()
         certificates = self._certificates(namespace_name)
-        secrets = self._users(passwords)
+        secrets = self._passwords(passwords)
         services = self._services()
         account = service_account(name, namespace, self.child())
         disruption_budget(name, namespace, self._selector, self.child())
@@ -110,13 +101,6 @@ class Kafka(Component):
         if monitors is not None:
             monitor(name, namespace, self._selector, config, self.child(depends_on=list(monitors)))
             self.flows.append(scraped(pods, files.METRICS_PORT))
-        self.ready = [job]
-        self.bootstrap = job.id.apply(
-            lambda _: f"{name}.{namespace_name}.svc.cluster.local:{files.CLIENTS_PORT}"
-        )
-        self.users = {
-            user: made.metadata.apply(lambda m: str(m.name)) for user, made in secrets.items()
-        }
         self.checks = checks(name, namespace_name, config, self._hosts)
         self.expected_pods = [
             ExpectedPods(
@@ -129,7 +113,8 @@ class Kafka(Component):
                 claims=[config.storage.size_gib],
             )
         ]
-        self.register_outputs({"bootstrap": self.bootstrap, "users": self.users})
+        address = f"{name}.{namespace_name}.svc.cluster.local:{files.CLIENTS_PORT}"
+        self._declare(address, secrets, [job])
 
     def _settings(self) -> dict[str, k8s.core.v1.ConfigMap]:
         contents = {
@@ -238,17 +223,6 @@ class Kafka(Component):
             issuer_kind="Issuer",
         )
         return [clients, internal, administrator]
-
-    def _users(self, passwords: Mapping[str, pulumi.Input[str]]) -> dict[str, k8s.core.v1.Secret]:
-        return {
-            user.name: k8s.core.v1.Secret(
-                f"{self._name}-{user.name}",
-                metadata=meta(f"{self._name}-{user.name}", self._namespace, self._selector),
-                string_data={"username": user.name, "password": passwords[user.name]},
-                opts=self.child(),
-            )
-            for user in self._config.users
-        }
 
     def _services(self) -> list[k8s.core.v1.Service]:
         port = k8s.core.v1.ServicePortArgs
@@ -385,7 +359,7 @@ class Kafka(Component):
         heap = self._config.heap_mib
         values = {
             "KAFKA_DOMAIN": self._domain,
-            "KAFKA_CLUSTER_ID": self._config.cluster_id,
+            "KAFKA_CLUSTER_ID": str(self._config.cluster_id),
             "KAFKA_HEAP_OPTS": f"-Xms{min(heap, 128)}m -Xmx{heap}m",
             # Few cores and small heaps: the serial collector; other heaps take G1. Names of
             # restarted peers change address: neither answers nor refusals are kept for long.

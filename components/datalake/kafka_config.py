@@ -84,19 +84,64 @@ class Grant(Model):
         raise AssertionError("validated above")
 
 
+class Quota(Model):
+    """What a user may use of each broker before it is slowed down. None: no limit."""
+
+    produce_kib_per_s: int | None = Field(default=None, ge=1)
+    consume_kib_per_s: int | None = Field(default=None, ge=1)
+    request_percent: int | None = Field(
+        default=None, ge=1, description="of one network or I/O thread's time, so above 100 too"
+    )
+
+
 class KafkaUser(Model):
     """A SCRAM-SHA-512 user; without grants it may authenticate and do nothing."""
 
     name: Name
     password: SecretRef
     grants: list[Grant] = Field(default_factory=list)
+    quota: Quota | None = None
+
+
+class Controllers(Model):
+    """The quorum that keeps the cluster's metadata, on nodes of its own."""
+
+    count: int = immutable(3, ge=1, le=9)
+    storage: Storage = Storage(size_gib=10)
+    heap_mib: int = Field(default=512, ge=192, le=32_768)
+    resources: Resources = Resources(
+        cpu_request_m=250, memory_request_mib=1024, memory_limit_mib=1024
+    )
+
+
+class StrimziCluster(Model):
+    """What only a cluster run by Strimzi has: controllers apart, Cruise Control, its operators."""
+
+    controllers: Controllers = Controllers()
+    cruise_control: Resources = Resources(
+        cpu_request_m=200, memory_request_mib=1024, memory_limit_mib=1024
+    )
+    topic_operator: Resources = Resources(
+        cpu_request_m=50, memory_request_mib=256, memory_limit_mib=256
+    )
+    user_operator: Resources = Resources(
+        cpu_request_m=50, memory_request_mib=256, memory_limit_mib=256
+    )
 
 
 class KafkaConfig(Model):
-    """A KRaft cluster whose nodes are brokers and controllers at once."""
+    """A KRaft cluster: `statefulset`, whose nodes are brokers and controllers at once, or one that
+    Strimzi's operator runs.
+    """
 
+    implementation: Literal["statefulset", "strimzi"] = immutable("statefulset")
+    strimzi: StrimziCluster | None = None
     brokers: int = immutable(3, ge=1, le=9)
-    cluster_id: str = immutable(pattern=r"^[A-Za-z0-9_-]{22}$")
+    cluster_id: str | None = immutable(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{22}$",
+        description="22 letters of base64 for a `statefulset`; Strimzi makes its own",
+    )
     replication_factor: int = Field(default=3, ge=1, le=9)
     min_insync_replicas: int = Field(default=2, ge=1, le=9)
     storage: Storage = Storage(size_gib=2)
@@ -116,8 +161,46 @@ class KafkaConfig(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> KafkaConfig:
-        refuse([*self._quorum(), *self._memory(), *self._topic_problems(), *self._user_problems()])
+        refuse(
+            [
+                *self._implementation(),
+                *self._quorum(),
+                *self._memory(),
+                *self._topic_problems(),
+                *self._user_problems(),
+            ]
+        )
         return self
+
+    @property
+    def operated(self) -> StrimziCluster:
+        """`strimzi`, or its defaults."""
+        return self.strimzi or StrimziCluster()
+
+    def _implementation(self) -> list[dict[str, Any]]:
+        """What belongs to the other implementation."""
+        found = []
+        if self.implementation == "strimzi":
+            if self.cluster_id is not None:
+                found.append(
+                    _problem("cluster_id", self.cluster_id, "Strimzi makes its own; leave it out")
+                )
+            if self.brokers < 2:
+                text = "at least 2: Cruise Control, which Strimzi runs beside them, refuses one"
+                found.append(_problem("brokers", self.brokers, text))
+            return found
+        only = "only Strimzi does this; leave it out or choose kafka.implementation strimzi"
+        if self.cluster_id is None:
+            text = "22 letters of base64 (A-Z a-z 0-9 _ -) are required; invent some"
+            found.append(_problem("cluster_id", self.cluster_id, text))
+        if self.strimzi is not None:
+            found.append(_problem("strimzi", "declared", only))
+        found += [
+            _problem(f"users.{i}.quota", "declared", only)
+            for i, user in enumerate(self.users)
+            if user.quota is not None
+        ]
+        return found
 
     def _quorum(self) -> list[dict[str, Any]]:
         found = []
@@ -130,7 +213,7 @@ class KafkaConfig(Model):
                     "replicas; raise brokers or lower kafka.replication_factor",
                 )
             )
-        elif self.brokers % 2 == 0:
+        elif self.implementation == "statefulset" and self.brokers % 2 == 0:
             found.append(
                 _problem(
                     "brokers",
@@ -148,21 +231,32 @@ class KafkaConfig(Model):
                     "down stops all writes; lower it or raise kafka.replication_factor",
                 )
             )
+        count = self.operated.controllers.count
+        if count % 2 == 0:
+            text = f"an odd number: controllers vote, and {count} outlive what {count - 1} do"
+            found.append(_problem("strimzi.controllers.count", count, text))
         return found
 
     def _memory(self) -> list[dict[str, Any]]:
-        # Metaspace, code cache, threads, direct buffers: 220-260 MiB were measured beside the heap.
-        needed = self.heap_mib + 256
-        if self.resources.memory_limit_mib < needed:
-            return [
-                _problem(
-                    "resources.memory_limit_mib",
-                    self.resources.memory_limit_mib,
-                    f"at least heap_mib + 256 ({needed}), or the broker is killed for memory; "
-                    "raise the limit or lower kafka.heap_mib",
+        controllers = self.operated.controllers
+        found = []
+        for key, node, heap, resources in (
+            ("", "broker", self.heap_mib, self.resources),
+            ("strimzi.controllers.", "controller", controllers.heap_mib, controllers.resources),
+        ):
+            # Metaspace, code cache, threads, direct buffers: 220-260 MiB were measured beside the
+            # heap.
+            needed = heap + 256
+            if resources.memory_limit_mib < needed:
+                found.append(
+                    _problem(
+                        f"{key}resources.memory_limit_mib",
+                        resources.memory_limit_mib,
+                        f"at least heap_mib + 256 ({needed}), or the {node} is killed for memory; "
+                        f"raise the limit or lower kafka.{key}heap_mib",
+                    )
                 )
-            ]
-        return []
+        return found
 
     def _topic_problems(self) -> list[dict[str, Any]]:
         found = []

@@ -32,7 +32,6 @@ def server_properties(
     }
     listeners = ",".join(f"{listener}://:{port}" for listener, port in ports.items())
     clients = "SASL_SSL" if authenticate else "SSL"
-    factor = config.replication_factor
     lines = [
         "process.roles=broker,controller",
         f"controller.quorum.voters={voters}",
@@ -52,15 +51,7 @@ def server_properties(
         f"super.users=User:{BROKER_PRINCIPAL};User:{ADMIN_PRINCIPAL}",
         "allow.everyone.if.no.acl.found=false",
         f"log.dirs={DATA}/log",
-        "auto.create.topics.enable=false",
-        "unclean.leader.election.enable=false",
-        f"default.replication.factor={factor}",
-        f"min.insync.replicas={config.min_insync_replicas}",
-        f"offsets.topic.replication.factor={factor}",
-        f"transaction.state.log.replication.factor={factor}",
-        f"transaction.state.log.min.isr={config.min_insync_replicas}",
-        f"share.coordinator.state.topic.replication.factor={factor}",
-        f"share.coordinator.state.topic.min.isr={config.min_insync_replicas}",
+        *(f"{key}={value}" for key, value in durability(config).items()),
         # The defaults (50 each) are for many more groups than one estate has.
         "offsets.topic.num.partitions=6",
         "transaction.state.log.num.partitions=6",
@@ -80,6 +71,22 @@ def server_properties(
     if config.retention_gib_per_partition is not None:
         lines.append(f"log.retention.bytes={config.retention_gib_per_partition * 1024**3}")
     return "\n".join([*lines, ""])
+
+
+def durability(config: KafkaConfig) -> dict[str, str]:
+    """The brokers' settings that decide about loss, whoever runs them."""
+    factor, minimum = str(config.replication_factor), str(config.min_insync_replicas)
+    return {
+        "auto.create.topics.enable": "false",
+        "unclean.leader.election.enable": "false",
+        "default.replication.factor": factor,
+        "min.insync.replicas": minimum,
+        "offsets.topic.replication.factor": factor,
+        "transaction.state.log.replication.factor": factor,
+        "transaction.state.log.min.isr": minimum,
+        "share.coordinator.state.topic.replication.factor": factor,
+        "share.coordinator.state.topic.min.isr": minimum,
+    }
 
 
 def _tls(listener: str, store: str, *, client_auth: str) -> list[str]:

@@ -16,9 +16,14 @@ def monitor(
     selector: Mapping[str, str],
     config: KafkaConfig,
     opts: pulumi.ResourceOptions,
+    *,
+    port: str = "metrics",
 ) -> None:
-    """Scrape the brokers' JMX agent, and alert on what loses data or availability."""
-    pod_monitor(name, namespace, selector, [{"port": "metrics"}], opts)
+    """Scrape the brokers' JMX agent, and alert on what loses data or availability.
+
+    `port` is its port's name; the agent runs by the rules of kafka_files.JMX, whoever started it.
+    """
+    pod_monitor(name, namespace, selector, [{"port": port}], opts)
     prometheus_rule(
         name,
         namespace,

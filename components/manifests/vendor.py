@@ -4,7 +4,8 @@
 
 `<module cache>` is a Go module cache (`go env GOMODCACHE`) that holds the modules named in
 SOURCES, verified by the committed go.sum files of rehearsal/toolchain or by `go mod download`. A
-release that is a chart is rendered by Helm (`helm` on PATH, else built by `go run`). Schema
+release that is a chart is rendered by Helm (`helm` on PATH, else built by `go run`). Strimzi's is
+made by its generator (components/manifests/strimzi.py; Maven and PyPI, no Go module). Schema
 descriptions are stripped (they are two thirds of the text and no part of the contract), as are
 resources that the estate does not use; nothing else is changed. Output is deterministic.
 """
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from components.manifests import strimzi
+
 HERE = Path(__file__).parent
 
 
@@ -32,7 +35,8 @@ KUBERNETES = "1.35.0"
 class Source(NamedTuple):
     """Where one manifest comes from and which resources of it are left out.
 
-    `file` is a manifest, or a chart's folder that is rendered with `values` (`--set`).
+    `file` is a manifest, or a chart's folder that is rendered with `values` (`--set`). Without a
+    `module` there is nothing to find: `file` is the release of Strimzi whose definitions are made.
     """
 
     module: str
@@ -87,6 +91,7 @@ SOURCES = {
             }
         ),
     ),
+    "strimzi-1.2.0": Source("", "1.2.0", frozenset()),
 }
 
 
@@ -150,14 +155,18 @@ def chart(name: str, source: Source, cache: Path) -> str:
 def render(name: str, cache: Path) -> str:
     """The text of `<name>.yaml`; OSError when the module is not in the cache."""
     source = SOURCES[name]
-    if source.values:
+    origin, made = f"{source.file} of Go module {source.module}", ""
+    if not source.module:
+        text = strimzi.definitions(source.file)
+        origin = f"the kinds of io.strimzi:api:{source.file}"
+        made = f"made by io.strimzi:crd-generator:{source.file}, "
+    elif source.values:
         text = chart(name, source, cache)
         made = "rendered by Helm, "
     else:
         text = (cache / source.module / source.file).read_text()
-        made = ""
     head = (
-        f"# {name}: {source.file} of Go module {source.module},\n"
+        f"# {name}: {origin},\n"
         f"# {made}schema descriptions stripped.\n"
         "# Made by components/manifests/vendor.py; do not edit.\n---\n"
     )

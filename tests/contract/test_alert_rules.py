@@ -11,6 +11,7 @@ import pytest
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
+from components.datalake.strimzi_operator import strimzi_rules
 from components.monitoring.rules import rules
 
 POSTGRES = PostgresConfig.model_validate(
@@ -22,6 +23,7 @@ POSTGRES = PostgresConfig.model_validate(
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
+    "strimzi": strimzi_rules(),
     "monitoring": rules("monitoring"),
 }
 
@@ -81,6 +83,18 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
                 'query="pgpool_writable"}': 1,
             },
             True,
+        ),
+        (
+            "strimzi",
+            "StrimziNotReconciled",
+            {'strimzi_resource_state{kind="Kafka", name="k", resource_namespace="datalake"}': 0},
+            True,
+        ),
+        (
+            "strimzi",
+            "StrimziNotReconciled",
+            {'strimzi_resource_state{kind="Kafka", name="k", resource_namespace="datalake"}': 1},
+            False,
         ),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 0}, True),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 1}, False),

@@ -64,10 +64,13 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
     used = {container["image"] for _, _, pod in _pods(onprem) for container in _containers(pod)}
     used |= {body["spec"]["imageName"] for body in onprem.objects("Cluster")}
     used |= {body["spec"]["image"] for body in onprem.objects("Prometheus", "Alertmanager")}
+    operator = onprem.object("Deployment", "strimzi-cluster-operator")["spec"]["template"]["spec"]
+    told = [env.get("value", "") for env in operator["containers"][0]["env"]]
+    used |= {ref for value in told for ref in re.findall(r"quay\.io/\S+", value)}
     assert used <= pinned, sorted(used - pinned)
     repositories = {ref.partition(":")[0] for ref in used}
     assert "quay.io/jetstack/cert-manager-controller" in repositories
-    assert len(repositories) == 8
+    assert len(repositories) == 10
     for name, program in PROGRAMS.items():
         entry = versions.declared()[f"cert_manager_{program}"]
         for rendered, tag in ((onprem, entry.tag), (local, entry.built)):

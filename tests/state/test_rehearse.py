@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from configs.schema import CONFIG_KEY
 from rehearsal import paths
 from tests.rendering import plain, render
 
@@ -72,7 +73,14 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
     titles = " ".join(row["title"] for row in kept["rows"])
     for workload in ("datalake/postgres", "monitoring/prometheus", "platform/cert-manager"):
         assert workload in titles
+    # What Strimzi's operator would make: stood in for, and placed in three zones.
+    for pods in ("brokers", "controllers", "entity-operator", "cruise-control"):
+        assert f"datalake/kafka-{pods}" in titles
     assert {"containers", "operators", "secrets"} <= set(kept["not_rehearsed"])
+
+
+def test_every_kind_of_strimzi_is_among_those_tried() -> None:
+    assert {"Kafka", "KafkaNodePool", "KafkaTopic", "KafkaUser"} <= set(custom())
 
 
 @pytest.mark.parametrize("kind", sorted(custom()))
@@ -91,9 +99,9 @@ def test_a_mistyped_field_of_a_custom_resource_is_refused(
 
 
 def kubectl(
-    state: Path, *arguments: str, body: Mapping[str, Any]
+    state: Path, *arguments: str, body: Mapping[str, Any], name: str = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
-    folder = state / f"rehearse-{ENVIRONMENT}"
+    folder = state / f"rehearse-{name}"
     return subprocess.run(
         [str(folder / "bin" / "kubectl"), *arguments],
         env={**os.environ, "KUBECONFIG": str(folder / "kubeconfig")},
@@ -118,22 +126,27 @@ def lost(sent: Any, stored: Any) -> bool:
     return bool(sent != stored)
 
 
-def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Path) -> None:
-    """Three faults in one environment: GPUs, zones, quota."""
+def variant(folder: Path, name: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A copy of the sources: the file for another environment, its document and its values."""
     for part in ("configs", "stacks", "components", "rehearsal", "tests"):
-        shutil.copytree(paths.root() / part, tmp_path / part)
+        shutil.copytree(paths.root() / part, folder / part)
     for single in ("estate", "Pulumi.yaml", "pyproject.toml", "requirements*"):
         for found in paths.root().glob(single):
-            shutil.copy(found, tmp_path)
-    file = tmp_path / "configs" / f"Pulumi.{ENVIRONMENT}.yaml"
+            shutil.copy(found, folder)
+    file = folder / "configs" / f"Pulumi.{ENVIRONMENT}.yaml"
     document = yaml.safe_load(file.read_text())
-    values = document["config"]["estate:environment"]
+    return file.with_name(f"Pulumi.{name}.yaml"), document, document["config"][CONFIG_KEY]
+
+
+def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Path) -> None:
+    """Three faults in one environment: GPUs, zones, quota."""
+    file, document, values = variant(tmp_path, "broken")
     for pool in values["nodes"]:
         pool["zones"] = ["rack-a", "rack-b"]  # for three instances, each in a zone of its own
     values["monitoring"]["prometheus"]["resources"]["gpus"] = 8  # of 4 in any node
     small = {"cpu_request_m": 15, "memory_request_mib": 4096}
     values["namespaces"]["quotas"]["platform"] = small
-    file.with_name("Pulumi.broken.yaml").write_text(yaml.safe_dump(document))
+    file.write_text(yaml.safe_dump(document))
     done = estate(state, tmp_path, "rehearse", "broken", "--json")
     assert done.returncode == 1, done.stdout + done.stderr
     rows = {row["title"]: row for row in json.loads(done.stdout)["rows"]}
@@ -143,6 +156,46 @@ def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Pa
     assert "exceeded quota" in failed["platform/cert-manager"]
     assert "monitoring/alertmanager" not in failed
     assert not (state / "rehearse-broken").exists()
+
+
+def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -> None:
+    """No operator runs here, so this is also the end of an estate whose operators are dead."""
+    file, document, values = variant(tmp_path, "tear")
+    for part in (
+        *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
+        *("prometheus_operator", "monitoring"),
+    ):
+        values.setdefault(part, {})["protect"] = False
+    file.write_text(yaml.safe_dump(document))
+    try:
+        done = estate(state, tmp_path, "rehearse", "tear", "--keep", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for action in ("destroy", "up", "destroy"):
+            done = pulumi(state, tmp_path, "tear", action)
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+            found = kubectl(state, "get", "namespaces", "-o", "json", body={}, name="tear")
+            spaces = {n["metadata"]["name"]: n["status"] for n in json.loads(found.stdout)["items"]}
+            assert {one["phase"] for one in spaces.values()} == {"Active"}, spaces
+            assert ("datalake" in spaces) == (action == "up")
+    finally:
+        estate(state, tmp_path, "down", "--name", "rehearse-tear")
+
+
+def pulumi(
+    state: Path, root: Path, environment: str, action: str
+) -> subprocess.CompletedProcess[str]:
+    """`pulumi up` or `pulumi destroy` of a kept rehearsal, as a person at its shell would."""
+    command = f"""source <(./estate env --name rehearse-{environment}) && cd {root} &&
+        exec pulumi {action} --stack {environment} --yes --skip-preview --non-interactive"""
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=root,
+        env={**os.environ, "ESTATE_STATE": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
 
 
 def bad(row: Mapping[str, Any]) -> bool:

@@ -60,7 +60,11 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
             lambda v: v["kafka"].update(heap_mib=800),
             "kafka.resources.memory_limit_mib: 896 is not allowed",
         ),
-        (lambda v: v["kafka"].pop("cluster_id"), "kafka.cluster_id: missing"),
+        (lambda v: v["kafka"].pop("cluster_id"), "kafka.cluster_id: None is not allowed: 22"),
+        (
+            lambda v: v["kafka"].update(implementation="strimzi", cluster_id=None),
+            "kafka.implementation: 'strimzi' is not allowed: no package has Strimzi's operator",
+        ),
         (
             lambda v: v["kafka"]["topics"].append({"name": "sensors.raw"}),
             "kafka.topics.3.name: 'sensors.raw' is not allowed: declared twice",
