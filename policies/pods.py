@@ -180,6 +180,6 @@ def no_secret(subject: Subject) -> Iterator[Finding]:
                 yield Finding(f"argument {argument.partition('=')[0]} has a value", name)
     for path, text in texts(subject.body):
         if _PRIVATE_KEY.search(text):
-            yield Finding(f"{path} holds a private key", path.rpartition(".")[2])
+            yield Finding(f"{path} holds a private key")
         if _USER_INFO.search(text):
-            yield Finding(f"{path} holds a URL with a password", path.rpartition(".")[2])
+            yield Finding(f"{path} holds a URL with a password")

@@ -93,7 +93,7 @@ def secret_values(subjects: Sequence[Subject]) -> Found:
             continue
         for path, text in texts(subject.body):
             if pattern.search(text):
-                yield subject, Finding(f"{path} holds the value of a Secret", path)
+                yield subject, Finding(f"{path} holds the value of a Secret")
 
 
 def _values(body: Mapping[str, object]) -> Iterator[str]:

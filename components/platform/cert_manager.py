@@ -123,10 +123,12 @@ def vendored(body: Object, config: CertManagerConfig, images: Mapping[str, Image
         pod = body["spec"]["template"]["spec"]
         _harden(pod, PROGRAMS[name], config, images)
         waived = {
-            "kube-score.deployment-replicas": "certificates are renewed weeks ahead; a new one can "
-            "wait for the seconds of a restart",
-            "checkov.CKV_K8S_38": "works on the API: issues, injects or keeps its own certificate",
+            "checkov.CKV_K8S_38": "works on the API: issues, injects or keeps its own certificate"
         }
+        if PROGRAMS[name] == "webhook":
+            waived["kube-score.deployment-replicas"] = (
+                "certificates are renewed weeks ahead; a new one can wait for a restart's seconds"
+            )
         if "livenessProbe" not in pod["containers"][0]:
             waived["probes"] = "1.11 gives it neither metrics nor health; losing its lease ends it"
         body = annotate(body, waive(waived))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -180,3 +181,10 @@ def test_a_waiver_in_place_is_taken(judged: Project) -> None:
     reason = '{"policy.estate.dev/waive.disruption-budget": "it may be gone for minutes"}'
     judged.write(program(REPLICAS="2", ANNOTATIONS=reason))
     assert "mandatory" not in judged.pulumi("up", "--yes", "--skip-preview")
+
+
+@needs_pulumi
+def test_json_of_a_preview_stays_json(judged: Project) -> None:
+    judged.write(program())
+    steps = json.loads(judged.pulumi("preview", "--json"))["steps"]
+    assert any(step["urn"].endswith("::thing") for step in steps)
