@@ -10,7 +10,6 @@ whole environment it is the key `waivers` of its file. A waiver that waives noth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -76,11 +75,12 @@ class Subject:
     def waivers(self) -> list[Waiver]:
         """The waivers among its annotations."""
         found = self.metadata.get("annotations") or {}
-        return [
-            Waiver(*_split(key.removeprefix(PREFIX)), str(reason))
-            for key, reason in found.items()
-            if key.startswith(PREFIX)
-        ]
+        waivers = []
+        for key, reason in found.items():
+            if key.startswith(PREFIX):
+                rule, _, part = key.removeprefix(PREFIX).partition(".")
+                waivers.append(Waiver(rule, part, str(reason)))
+        return waivers
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,3 @@ def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from texts(item, f"{path}[{index}]")
-
-
-def _split(name: str) -> tuple[str, str]:
-    rule, _, part = name.partition(".")
-    return rule, re.sub(r"\.+$", "", part)
