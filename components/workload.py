@@ -14,6 +14,7 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from components.checks import Check, ExpectedPods
 from components.flows import Flow
 from components.model import Resources, Spread, Storage, topology
+from policies.model import PREFIX
 
 MONITOR_LABELS = {"release": "estate"}
 """Prometheus of the estate selects monitors and rules by this label."""
@@ -64,6 +65,14 @@ def meta(
         labels=dict(labels) if labels else None,
         annotations=dict(annotations) if annotations else None,
     )
+
+
+def waive(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Annotations that waive policies on an object: policy, or policy.part -> why it may be so.
+
+    The policies are in `policies/rules.py`; a waiver that waives nothing is refused by them.
+    """
+    return {f"{PREFIX}{rule}": reason for rule, reason in reasons.items()}
 
 
 def pod_security(
@@ -312,13 +321,18 @@ def pod_monitor(
     selector: Mapping[str, str],
     endpoints: Sequence[Mapping[str, Any]],
     opts: pulumi.ResourceOptions,
+    *,
+    waived: Mapping[str, str] | None = None,
 ) -> CustomResource:
-    """Prometheus scrapes the pods of `selector`; an endpoint names its container port."""
+    """Prometheus scrapes the pods of `selector`; an endpoint names its container port.
+
+    `waived` is for `waive`: an endpoint without TLS needs a reason.
+    """
     return CustomResource(
         f"{name}-pod-monitor",
         api_version="monitoring.coreos.com/v1",
         kind="PodMonitor",
-        metadata=meta(name, namespace, {**selector, **MONITOR_LABELS}),
+        metadata=meta(name, namespace, {**selector, **MONITOR_LABELS}, waive(waived or {})),
         spec={
             "selector": {"matchLabels": dict(selector)},
             "podMetricsEndpoints": [dict(endpoint) for endpoint in endpoints],

@@ -30,6 +30,8 @@ from components.platform.network import NetworkConfig
 from components.platform.pki import PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
 from configs.errors import ConfigError
+from policies.model import SHORTEST_REASON
+from policies.rules import RULES, STACK_RULES
 
 __all__ = ["ConfigError", "Environment", "immutable_keys", "load", "secret_refs"]
 
@@ -78,6 +80,9 @@ class NodePool(Model):
 class Environment(Model):
     """One environment of the estate. A part that is left out is not deployed."""
 
+    waivers: dict[str, str] = Field(
+        default_factory=dict, description="policy -> reason: a rule that nothing here need keep"
+    )
     images: ImagesConfig = ImagesConfig()
     cluster: ClusterConfig = ClusterConfig()
     nodes: list[NodePool] = Field(default_factory=list)
@@ -96,6 +101,7 @@ class Environment(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Environment:
+        refuse(_bad_waivers(self.waivers))
         names = [pool.name for pool in self.nodes]
         refuse(
             [
@@ -119,6 +125,20 @@ class Environment(Model):
                 ]
             )
         return self
+
+
+def _bad_waivers(waivers: Mapping[str, str]) -> list[dict[str, Any]]:
+    known = [rule.name for rule in (*RULES, *STACK_RULES)]
+    bad = [
+        problem(f"waivers.{name}", name, f"no such policy; there are {', '.join(known)}")
+        for name in waivers
+        if name not in known
+    ]
+    return bad + [
+        problem(f"waivers.{name}", reason, "a waiver needs a reason; write a few words")
+        for name, reason in waivers.items()
+        if len(reason.strip()) < SHORTEST_REASON
+    ]
 
 
 def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> Environment:

@@ -20,7 +20,7 @@ from configs.schema import Environment, secret_refs
 from rehearsal import paths
 from rehearsal.rehearsal import Rehearsal
 
-_PROGRAM = ("components", "configs", "rehearsal", "stacks")
+_PROGRAM = ("components", "configs", "policies", "rehearsal", "stacks")
 _SUFFIXES = (".py", ".yaml", ".toml", ".json", ".lock", ".mod", ".sum")
 
 

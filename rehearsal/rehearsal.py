@@ -371,6 +371,8 @@ class Rehearsal:
             "PULUMI_OPTION_CONFIG_FILE": str(self.stack_settings),
             # The outputs are for `verify` and long: a preview shows resources, `stack output` them.
             "PULUMI_OPTION_SUPPRESS_OUTPUTS": "true",
+            # `preview` and `up` ask the policy pack, whoever calls them.
+            "PULUMI_OPTION_POLICY_PACK": str(paths.root() / "policies"),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_PYTHON_CMD": sys.executable,

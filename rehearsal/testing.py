@@ -38,6 +38,7 @@ def with_tools(env: Mapping[str, str], *, everything: bool) -> dict[str, str]:
     With `everything`, those of a rehearsal too: built in one go, they share what Go compiles.
     """
     names = ["pulumi", "pulumi-resource-kubernetes", "kubectl", "promtool"]
+    names += ["kubeconform", "kube-score"]
     with ToolBars() as bars:
         found = tools.ensure(list(tools.catalogue()) if everything else names, bars)
     folders = [str(found[name].parent) for name in names if name != "pulumi"]

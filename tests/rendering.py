@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +22,8 @@ from pulumi.runtime import mocks, test
 from components.model import Image, Images
 from configs import versions
 from configs.schema import load, secret_refs
+from policies.model import Subject
+from policies.pod_security import level_of
 from stacks.context import Context
 from stacks.estate import compose
 
@@ -37,6 +39,18 @@ class Rendered:
     resources: list[list[Any]]
     checks: list[dict[str, Any]]
     expected_pods: list[dict[str, Any]]
+    protected: list[list[str]]
+    """Type and name of what Pulumi protects."""
+
+    def subjects(self) -> list[Subject]:
+        """The Kubernetes objects as the policies see them, secrets in plain."""
+        found = [
+            Subject(plain(body), [type_, name] in self.protected)
+            for type_, name, body in self.resources
+            if "kind" in body
+        ]
+        levels = {one.name: level_of(one) for one in found if one.kind == "Namespace"}
+        return [replace(one, level=levels.get(one.namespace, "restricted")) for one in found]
 
     def objects(self, *kinds: str) -> list[dict[str, Any]]:
         """The Kubernetes objects of these kinds; all of them without a kind."""
@@ -64,6 +78,19 @@ def plain(value: Any) -> Any:
             return plain(value["value"])
         return {key: plain(item) for key, item in value.items() if item is not None}
     return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+class _Monitor(mocks.MockMonitor):
+    """Keeps what mocks are not told: which resources are protected."""
+
+    def __init__(self, found: _Mocks) -> None:
+        super().__init__(found)
+        self.protected: list[tuple[str, str]] = []
+
+    def RegisterResource(self, request: Any) -> Any:
+        if request.protect:
+            self.protected.append((request.type, request.name))
+        return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
 
 class _Mocks(mocks.Mocks):
@@ -107,7 +134,10 @@ def render(environment: str = "local") -> Rendered:
 
 def _run(environment: str) -> dict[str, Any]:
     found = _Mocks()
-    pulumi.runtime.set_mocks(found, project="estate", stack=environment, preview=False)
+    monitor = _Monitor(found)
+    pulumi.runtime.set_mocks(
+        found, project="estate", stack=environment, preview=False, monitor=monitor
+    )
     values = load(ROOT / "configs" / f"Pulumi.{environment}.yaml")
     contexts: list[Context] = []
 
@@ -135,6 +165,7 @@ def _run(environment: str) -> dict[str, Any]:
         "resources": found.resources,
         "checks": [check.json_object() for check in contexts[0].checks],
         "expected_pods": [pods.json_object() for pods in contexts[0].expected_pods],
+        "protected": monitor.protected,
     }
 
 

@@ -317,7 +317,9 @@ class Pgpool(Component):
             return
         name = self._name
         opts = self.child(depends_on=list(depends_on))
-        pod_monitor(name, self._namespace, self._selector, [{"port": "metrics"}], opts)
+        waived = {"encryption": "counts of nodes and reads, no rows and no credentials"}
+        endpoints = [{"port": "metrics"}]
+        pod_monitor(name, self._namespace, self._selector, endpoints, opts, waived=waived)
         prometheus_rule(
             name, self._namespace, pgpool_rules(name, self._namespace_name, self._config), opts
         )

@@ -188,6 +188,8 @@ class StrimziKafka(KafkaCluster):
             spec.program_labels(name, "entity-operator"),
             [{"port": "healthcheck"}],
             opts,
+            # In clear: its metrics come from its health port, which speaks no TLS.
+            waived={"encryption": "counters of its own work, no credentials of users"},
         )
 
     def _flows(self, namespace: str, *, scrapes: bool) -> list[Flow]:

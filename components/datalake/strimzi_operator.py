@@ -34,6 +34,7 @@ from components.workload import (
     requirements,
     service_account,
     topology_spread,
+    waive,
 )
 
 NAMESPACE = "platform"
@@ -116,7 +117,12 @@ class StrimziOperator(Component):
             disruption_budget(NAME, namespace, SELECTOR, self.child())
         deployment = k8s.apps.v1.Deployment(
             NAME,
-            metadata=meta(NAME, namespace, SELECTOR),
+            metadata=meta(
+                NAME,
+                namespace,
+                SELECTOR,
+                waive({"checkov.CKV_K8S_38": "an operator works on the API"}),
+            ),
             spec=k8s.apps.v1.DeploymentSpecArgs(
                 replicas=config.replicas,
                 selector=k8s.meta.v1.LabelSelectorArgs(match_labels=SELECTOR),
@@ -221,7 +227,9 @@ class StrimziOperator(Component):
 
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
         opts = self.child(depends_on=list(depends_on))
-        pod_monitor(NAME, self._namespace, SELECTOR, [{"port": "http"}], opts)
+        # In clear: its metrics come from its health port, which speaks no TLS.
+        waived = {"encryption": "counters of the operator's own work, nothing of a cluster"}
+        pod_monitor(NAME, self._namespace, SELECTOR, [{"port": "http"}], opts, waived=waived)
         prometheus_rule(NAME, self._namespace, strimzi_rules(), opts)
 
 

@@ -30,6 +30,7 @@ from components.workload import (
     prometheus_rule,
     service_account,
     service_dns,
+    waive,
 )
 
 PROMETHEUS = "prometheus"
@@ -154,7 +155,15 @@ class Monitoring(Component):
     def _service(self, name: str, port: int) -> None:
         k8s.core.v1.Service(
             name,
-            metadata=meta(name, self._namespace, labels(name), {"pulumi.com/skipAwait": "true"}),
+            metadata=meta(
+                name,
+                self._namespace,
+                labels(name),
+                {
+                    "pulumi.com/skipAwait": "true",
+                    **waive({"kube-score.service-targets-pod": "an operator makes these pods"}),
+                },
+            ),
             spec=k8s.core.v1.ServiceSpecArgs(
                 # The labels that the operator gives to the pods.
                 selector={"app.kubernetes.io/name": name, name: name},

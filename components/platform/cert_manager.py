@@ -12,7 +12,7 @@ from components.checks import ExpectedPods
 from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Object, annotate, apply_release
-from components.workload import Component, alert, pod_monitor, prometheus_rule
+from components.workload import Component, alert, pod_monitor, prometheus_rule, waive
 
 NAMESPACE = "platform"
 """The release manifests are rendered for this namespace (RBAC and webhooks name it)."""
@@ -96,7 +96,9 @@ class CertManager(Component):
             "app.kubernetes.io/instance": "cert-manager",
             "app.kubernetes.io/component": "controller",
         }
-        pod_monitor("cert-manager", NAMESPACE, selector, [{"port": "http-metrics"}], opts)
+        waived = {"encryption": "names and dates of certificates, which are public by themselves"}
+        endpoints = [{"port": "http-metrics"}]
+        pod_monitor("cert-manager", NAMESPACE, selector, endpoints, opts, waived=waived)
         prometheus_rule(
             "cert-manager",
             NAMESPACE,
@@ -132,7 +134,20 @@ def vendored(body: Object, config: CertManagerConfig, images: Mapping[str, Image
     body = copy.deepcopy(body)
     kind, name = body["kind"], body["metadata"]["name"]
     if kind == "Deployment":
-        _harden(body["spec"]["template"]["spec"], PROGRAMS[name], config, images)
+        pod = body["spec"]["template"]["spec"]
+        _harden(pod, PROGRAMS[name], config, images)
+        waived = {
+            "checkov.CKV_K8S_38": "works on the API: issues, injects or keeps its own certificate"
+        }
+        if PROGRAMS[name] == "webhook":
+            waived["kube-score.deployment-replicas"] = (
+                "certificates are renewed weeks ahead; a new one can wait for a restart's seconds"
+            )
+        if "livenessProbe" not in pod["containers"][0]:
+            waived["probes"] = "1.11 gives it neither metrics nor health; losing its lease ends it"
+        body = annotate(body, waive(waived))
+    elif kind == "ClusterRole" and name == "cert-manager-cainjector":
+        body = annotate(body, waive({"checkov.CKV_K8S_155": "injecting CAs into them is its work"}))
     elif kind.endswith("WebhookConfiguration"):
         # Objects are refused until cainjector has written the CA here: whoever creates a
         # certificate depends on this configuration, so it counts as made only then.

@@ -46,6 +46,7 @@ from components.workload import (
     secret_volume,
     service_account,
     service_dns,
+    waive,
 )
 
 
@@ -94,9 +95,23 @@ class Mosquitto(Component):
         )
         workload = k8s.apps.v1.StatefulSet(
             name,
-            metadata=meta(name, namespace, self._selector),
+            metadata=meta(
+                name,
+                namespace,
+                self._selector,
+                waive(
+                    {
+                        "probes.exporter.readiness": "a broker must take clients before and "
+                        "without its exporter",
+                        "kube-score.statefulset-has-servicename": "one pod, reached through its "
+                        "Service and never by a name of its own",
+                    }
+                ),
+            ),
             spec=self._stateful_set(settings, trust, passwords),
-            opts=self.child(depends_on=[tls, account, service, *secrets.values()]),
+            opts=self.child(
+                depends_on=[tls, account, service, *secrets.values()], protect=config.protect
+            ),
         )
         pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
         # The exporter beside the broker asks it by the name that its certificate has.
@@ -276,7 +291,14 @@ class Mosquitto(Component):
 
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
         opts = self.child(depends_on=list(depends_on))
-        pod_monitor(self._name, self._namespace, self._selector, [{"port": "metrics"}], opts)
+        pod_monitor(
+            self._name,
+            self._namespace,
+            self._selector,
+            [{"port": "metrics"}],
+            opts,
+            waived={"encryption": "counters of the broker, no payloads and no credentials"},
+        )
         prometheus_rule(
             self._name,
             self._namespace,

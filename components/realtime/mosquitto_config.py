@@ -80,6 +80,7 @@ class MosquittoConfig(Model):
     )
     max_packet_bytes: int = Field(default=262_144, ge=1024, le=268_435_455)
     sys_interval_s: int = Field(default=10, ge=1, le=3600)
+    protect: bool = True
 
     @model_validator(mode="after")
     def _users(self) -> MosquittoConfig:

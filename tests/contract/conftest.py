@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.contract.engine import project, tools
+from tests.contract.engine import kubernetes, project, tools
 
-__all__ = ["project", "tools"]
+__all__ = ["kubernetes", "project", "tools"]

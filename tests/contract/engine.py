@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,15 @@ def project(tmp_path: Path, tools: Path) -> Project:
     made.write(PROGRAM)
     made.pulumi("stack", "init", "dev")
     return made
+
+
+@pytest.fixture
+def kubernetes(project: Project) -> str:
+    """The real provider's version, installed for the project; skips where there is none."""
+    beside = Path(os.path.realpath(str(PULUMI))).with_name("pulumi-resource-kubernetes")
+    provider = beside if beside.is_file() else shutil.which("pulumi-resource-kubernetes")
+    if not provider:
+        pytest.skip("no pulumi-resource-kubernetes beside pulumi or on PATH")
+    number = metadata.version("pulumi-kubernetes")
+    project.pulumi("plugin", "install", "resource", "kubernetes", number, "--file", str(provider))
+    return number

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from importlib import metadata
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.contract.engine import PULUMI, Project, needs_pulumi
+from tests.contract.engine import Project, needs_pulumi
 
 pytestmark = needs_pulumi
 
@@ -122,18 +119,6 @@ def test_dynamic_provider(project: Project) -> None:
     )
     project.pulumi("up", "--yes", "--skip-preview")
     assert json.loads(project.pulumi("stack", "output", "size", "--json")) == 3
-
-
-@pytest.fixture
-def kubernetes(project: Project) -> str:
-    """The real provider's version, installed for the project; skips where there is none."""
-    beside = Path(os.path.realpath(str(PULUMI))).with_name("pulumi-resource-kubernetes")
-    provider = beside if beside.is_file() else shutil.which("pulumi-resource-kubernetes")
-    if not provider:
-        pytest.skip("no pulumi-resource-kubernetes beside pulumi or on PATH")
-    number = metadata.version("pulumi-kubernetes")
-    project.pulumi("plugin", "install", "resource", "kubernetes", number, "--file", str(provider))
-    return number
 
 
 def test_kubernetes_provider_renders(project: Project, kubernetes: str, tmp_path: Path) -> None:

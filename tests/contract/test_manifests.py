@@ -1,4 +1,4 @@
-"""What every manifest of every environment must carry, whoever declares it."""
+"""What every manifest of every environment must carry, beyond the policies (test_policies)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,7 @@ from tests.rendering import SECRET, WORKLOADS, Rendered, render
 from tests.state.probes import PROBES, load
 
 CONFIGS = Path(versions.__file__).parent
-DIGEST = re.compile(r"^[a-z0-9./-]+:[A-Za-z0-9._-]+@sha256:[0-9a-f]{64}$")
 ENVIRONMENTS = sorted(file.name.split(".")[1] for file in CONFIGS.glob("Pulumi.*.yaml"))
-NO_HEALTH_ENDPOINT = {
-    # cert-manager 1.11 gives cainjector neither metrics nor health; losing its lease ends it.
-    ("cert-manager-cainjector", "cert-manager-cainjector"),
-}
-NO_READINESS = {
-    # A broker must take clients before and without its exporter.
-    ("mosquitto", "exporter"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -87,75 +78,28 @@ def test_what_is_rehearsed_has_the_names_of_what_is_pulled(local: Rendered) -> N
         assert set(pulled.names(kind)) <= set(local.names(kind)), kind
 
 
-def test_every_namespace_enforces_restricted(rendered: Rendered) -> None:
-    for namespace in rendered.objects("Namespace"):
-        labels = namespace["metadata"]["labels"]
-        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-
-
 def test_every_namespaced_object_lies_in_a_declared_namespace(rendered: Rendered) -> None:
     for body in rendered.objects():
         namespace = body["metadata"].get("namespace")
         assert namespace is None or namespace in NAMESPACES, body["metadata"]
 
 
-def test_every_pod_is_restricted(rendered: Rendered) -> None:
-    for kind, name, pod in _pods(rendered):
-        security = pod["securityContext"]
-        assert security["runAsNonRoot"] is True, (kind, name)
-        assert security["seccompProfile"]["type"] == "RuntimeDefault", (kind, name)
-        assert not pod.get("hostNetwork") and not pod.get("hostPID"), (kind, name)
-        assert not any("hostPath" in volume for volume in pod.get("volumes", [])), (kind, name)
-        for container in _containers(pod):
-            own = container["securityContext"]
-            where = (kind, name, container["name"])
-            assert own["allowPrivilegeEscalation"] is False, where
-            assert own["capabilities"]["drop"] == ["ALL"], where
-            assert own["readOnlyRootFilesystem"] is True, where
-
-
-def test_every_container_has_requests_limits_digest_and_command(rendered: Rendered) -> None:
+def test_every_container_takes_the_image_that_is_there_and_says_what_runs(
+    rendered: Rendered,
+) -> None:
     for kind, name, pod in _pods(rendered):
         for container in _containers(pod):
             where = (kind, name, container["name"])
-            resources = container["resources"]
-            assert {"cpu", "memory"} <= set(resources["requests"]), where
-            assert "memory" in resources["limits"], where
-            assert DIGEST.match(container["image"]), (*where, container["image"])
             assert container.get("imagePullPolicy") == "IfNotPresent", where
             # Images made for the rehearsal have no entry point.
             assert container["command"], where
 
 
-def test_every_long_running_container_is_probed(rendered: Rendered) -> None:
-    for kind, name, pod in _pods(rendered):
-        if kind == "Job":
-            continue
-        for container in pod["containers"]:
-            where = (name, container["name"])
-            if where in NO_HEALTH_ENDPOINT:
-                continue
-            assert "livenessProbe" in container, where
-            assert "readinessProbe" in container or where in NO_READINESS, where
-
-
-def test_replicas_have_a_budget_and_are_spread(rendered: Rendered) -> None:
-    budgets = [
-        b["spec"]["selector"]["matchLabels"] for b in rendered.objects("PodDisruptionBudget")
-    ]
+def test_replicas_are_spread(rendered: Rendered) -> None:
     for body in rendered.objects("Deployment", "StatefulSet"):
-        if body["spec"].get("replicas", 1) < 2:
-            continue
-        template = body["spec"]["template"]
-        labels = template["metadata"]["labels"]
-        name = body["metadata"]["name"]
-        assert any(selector.items() <= labels.items() for selector in budgets), name
-        assert template["spec"]["topologySpreadConstraints"], name
-
-
-def test_no_secret_value_is_on_a_command_line_or_in_a_config_map(rendered: Rendered) -> None:
-    for body in [*rendered.objects("ConfigMap"), *(pod for _, _, pod in _pods(rendered))]:
-        assert "secret-of-" not in json.dumps(body, default=str)
+        if body["spec"].get("replicas", 1) > 1:
+            spec = body["spec"]["template"]["spec"]
+            assert spec["topologySpreadConstraints"], body["metadata"]["name"]
 
 
 def test_only_secrets_are_secret(rendered: Rendered) -> None:

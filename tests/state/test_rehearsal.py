@@ -98,7 +98,7 @@ def test_second_up_changes_nothing(up: Estate) -> None:
 def test_preview_of_a_changed_memory_limit_shows_that_change_only(
     up: Estate, tmp_path: Path
 ) -> None:
-    for part in ("configs", "stacks", "components"):
+    for part in ("components", "configs", "policies", "stacks"):
         shutil.copytree(paths.root() / part, tmp_path / part)
     shutil.copy(paths.root() / "Pulumi.yaml", tmp_path)
     environment = tmp_path / "configs" / "Pulumi.local.yaml"

@@ -44,6 +44,14 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
         ),
         (lambda v: v.update(kafak={}), "kafak: unknown key; did you mean kafka?"),
         (
+            lambda v: v["waivers"].update(probe="because it is only a test"),
+            "waivers.probe: 'probe' is not allowed: no such policy; there are pod-security",
+        ),
+        (
+            lambda v: v["waivers"].update(probes="because"),
+            "waivers.probes: 'because' is not allowed: a waiver needs a reason",
+        ),
+        (
             lambda v: v["kafka"]["storage"].update(size_gb=2),
             "kafka.storage.size_gb: unknown key; did you mean kafka.storage.size_gib?",
         ),

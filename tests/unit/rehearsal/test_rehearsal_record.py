@@ -181,6 +181,8 @@ def test_the_environment_keeps_pulumi_and_kubectl_in_its_folder(
         assert Path(variables[name]).is_relative_to(folders.state / "one"), name
     assert variables["PULUMI_BACKEND_URL"] == f"file://{folders.state}/one/pulumi/state"
     assert variables["ESTATE_REHEARSAL"] == "one"
+    pack = Path(variables["PULUMI_OPTION_POLICY_PACK"])
+    assert (pack / "PulumiPolicy.yaml").is_file(), "no pulumi without the policies"
     assert variables["ESTATE_SIMULATED"] == "1"
     assert "PULUMI_CONFIG_PASSPHRASE" not in variables, "a file, never the value"
     assert rehearsal.environment().items() >= variables.items()
