@@ -170,9 +170,13 @@ def drill(
     ] = None,
     name: Name = "local",
     out: Out = None,
+    count: Annotated[
+        int | None, typer.Option(help="Rounds of `interruptions` (20) or `rounds` (5).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the moments of `interruptions`.")] = 1,
 ) -> None:
     """Break something for real, under writes, and measure outage and loss."""
-    _call("rehearsal.drill:run", name=name, which=which or [], out=out)
+    _call("rehearsal.drill:run", name=name, which=which or [], out=out, count=count, seed=seed)
 
 
 @app.command(rich_help_panel="Proof")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rehearsal import console, provenance
 from rehearsal.clients import exclusive
-from rehearsal.drills import kafka_broker, mosquitto, postgres_primary, processes
+from rehearsal.drills import interruptions, kafka_broker, mosquitto, postgres_primary, processes
 from rehearsal.drills.harness import Drill, Result, is_green, perform
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.rehearsal import Rehearsal
@@ -26,16 +26,32 @@ DRILLS: dict[str, Drill] = {
 }
 
 
+OWN: dict[
+    str, tuple[str, Callable[[int, int, Callable[[interruptions.Round], None]], None], int]
+] = {
+    "interruptions": (
+        "`up` killed at random moments; the next one converges",
+        interruptions.interruptions,
+        20,
+    ),
+    "rounds": ("up, destroy, up; destroy with the API server dead", interruptions.rounds, 5),
+}
+"""Drills on a simulated rehearsal that they make: title, function, how many rounds by default."""
+
+
 def choose(which: Sequence[str]) -> list[Drill]:
     """The drills named, in the order of the list; `all` names every one. Raises UsageError."""
     unknown = [name for name in which if name not in (*DRILLS, "all")]
     if unknown:
-        raise UsageError("drill", unknown[0], f"choose from: {', '.join(DRILLS)}, all")
+        choices = f"choose from: {', '.join(DRILLS)}, all; or one of {', '.join(OWN)} alone"
+        raise UsageError("drill", unknown[0], choices)
     return [drill for drill in DRILLS.values() if drill.id in which or "all" in which]
 
 
-def run(name: str, which: list[str], out: Path | None) -> int:
+def run(name: str, which: list[str], out: Path | None, count: int | None, seed: int) -> int:
     """Run drills one after another, or list them; 0 when every target was met."""
+    if len(which) == 1 and which[0] in OWN:
+        return _run_own(which[0], out, count, seed)
     chosen = choose(which)
     if not chosen:
         console.table(
@@ -44,7 +60,8 @@ def run(name: str, which: list[str], out: Path | None) -> int:
             [
                 (drill.id, drill.title, f"{drill.target_s:.0f} s, 0 lost")
                 for drill in DRILLS.values()
-            ],
+            ]
+            + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()],
         )
         console.say("run one: ./estate drill NAME, or all of them: ./estate drill all")
         return 0
@@ -74,6 +91,48 @@ def run(name: str, which: list[str], out: Path | None) -> int:
                 break
     _summary(results)
     return 0 if len(results) == len(chosen) and all(result.met for result in results) else 1
+
+
+def _run_own(which: str, out: Path | None, count: int | None, seed: int) -> int:
+    """A drill on a rehearsal that it makes and takes away; 0 when nothing was wrong."""
+    title, drill, usual = OWN[which]
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    if count is not None and not 1 <= count <= 1000:
+        raise UsageError("--count", count, "choose a number from 1 to 1000")
+    found: list[interruptions.Round] = []
+
+    def done(one: interruptions.Round) -> None:
+        found.append(one)
+        console.say(
+            f"  {one.what}: then {one.up_s:.0f} s; {'; '.join(one.wrong) or 'nothing wrong'}"
+        )
+
+    console.step(f"drill {which}: {title}")
+    drill(count or usual, seed, done)
+    rows = [
+        (
+            number,
+            one.what,
+            "" if one.killed_after_s is None else f"{one.killed_after_s:.1f} s",
+            f"{one.up_s:.0f} s",
+            "; ".join(one.wrong) or "nothing",
+        )
+        for number, one in enumerate(found, 1)
+    ]
+    console.table(title, ("round", "what", "killed after", "then took", "wrong"), rows)
+    if out is not None:
+        document = {
+            "kind": f"drill {which}",
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **provenance.facts(),
+            "seed": seed,
+            "rounds": [one.json_object() for one in found],
+        }
+        out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")
+    bad = sum(bool(one.wrong) for one in found)
+    console.say(f"[{'red' if bad else 'green'}]{len(found) - bad} converged, {bad} not[/]")
+    return 1 if bad else 0
 
 
 def _show(result: Result) -> None:

@@ -19,7 +19,9 @@ import pytest
 from tests.state.probes import one_line
 
 INSIDE = "ESTATE_CHECKS" in os.environ
-_OUTSIDE = ["test_rehearsal.py", "test_rehearse.py", "test_without_root.py"]
+_OUTSIDE = [
+    *("test_interruptions.py", "test_rehearsal.py", "test_rehearse.py", "test_without_root.py"),
+]
 collect_ignore = _OUTSIDE if INSIDE else ["test_checks.py", "test_hosts.py"]
 
 _rows: dict[str, dict[str, Any]] = {}

@@ -139,9 +139,16 @@ def test_without_a_name_the_drills_are_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert drill.run("nobody", [], None) == 0
+    assert drill.run("nobody", [], None, None, 1) == 0
     shown = capsys.readouterr().out
-    for name in ("kafka-broker", "postgres-primary", "api-server", "kubelet", "mosquitto"):
+    for name in (
+        *drill.OWN,
+        "kafka-broker",
+        "postgres-primary",
+        "api-server",
+        "kubelet",
+        "mosquitto",
+    ):
         assert name in shown
 
 
@@ -250,3 +257,9 @@ def test_a_bench_table_has_ratios() -> None:
     assert shown["acks=all against acks=1"] == "x 0.75"
     assert shown["Pgpool against direct, p50"] == "x 1.50"
     assert shown["second `up`"] == "9.5 s"
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_drill_of_no_rounds_is_refused(count: int) -> None:
+    with pytest.raises(UsageError, match="--count"):
+        drill.run("nobody", ["rounds"], None, count, 1)
