@@ -48,7 +48,9 @@ def choose(which: Sequence[str]) -> list[Drill]:
     return [drill for drill in DRILLS.values() if drill.id in which or "all" in which]
 
 
-def run(name: str, which: list[str], out: Path | None, count: int | None, seed: int) -> int:
+def run(
+    name: str, which: list[str], out: Path | None, count: int | None = None, seed: int = 1
+) -> int:
     """Run drills one after another, or list them; 0 when every target was met."""
     if len(which) == 1 and which[0] in OWN:
         return _run_own(which[0], out, count, seed)
