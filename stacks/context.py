@@ -18,6 +18,7 @@ import yaml
 
 from components.checks import Check, ExpectedPods
 from components.model import Images, SecretRef
+from components.platform.pki import PkiConfig
 from components.platform.release import Object
 from components.workload import Component
 from configs import versions
@@ -31,6 +32,8 @@ REHEARSE_VARIABLE = "ESTATE_REHEARSE"
 """Set by `estate rehearse`: no secret is asked for, and the cluster is KUBECONFIG's."""
 PLACEHOLDERS_VARIABLE = "ESTATE_PLACEHOLDERS"
 """Set to 1 by whoever previews without access to the secrets; see ADR 17."""
+PKI_KEY = "pki"
+"""In a rehearsal's own settings: values over those of `pki:`, left by the drill `authority`."""
 IMAGES_VARIABLE = "ESTATE_IMAGES"
 
 
@@ -166,6 +169,9 @@ def from_pulumi() -> Context:
         raise ConfigError(
             f"{origin}: estate:environment: {values!r} is not allowed: a mapping is required"
         )
+    if rotated := config.get_object(PKI_KEY):
+        pki = PkiConfig.model_validate({**environment.pki.model_dump(), **rotated})
+        environment = environment.model_copy(update={"pki": pki})
     return Context(
         environment=environment,
         images=_images(environment),

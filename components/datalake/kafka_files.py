@@ -111,11 +111,17 @@ CLIENTS://$HOSTNAME.$KAFKA_DOMAIN:{CLIENTS_PORT}"
 write_stores() {{
   # Kafka reads a PEM key store from one file: key first, then the chain.
   cat /etc/kafka-tls/internal/tls.key /etc/kafka-tls/internal/tls.crt > "$run/internal.pem"
-  cat /etc/kafka-tls/internal-ca/ca.crt > "$run/internal-trust.pem"
+  cat /etc/kafka-tls/internal-ca/*.crt > "$run/internal-trust.pem"
   cat /etc/kafka-tls/clients/tls.key /etc/kafka-tls/clients/tls.crt > "$run/clients.pem"
   cat /etc/kafka-tls/clients/ca.crt > "$run/clients-trust.pem"
 }}
-fingerprint() {{ cat /etc/kafka-tls/*/tls.crt /etc/kafka-tls/internal-ca/ca.crt | cksum; }}
+fingerprint() {{ cat /etc/kafka-tls/*/tls.crt /etc/kafka-tls/internal-ca/*.crt | cksum; }}
+peers_answer() {{
+  for host in $(sed -n 's/^controller.quorum.voters=//p' /etc/kafka/server.properties \
+    | tr ',' '\n' | sed 's/.*@//; s/:.*//'); do
+    timeout 3 bash -c "exec 3<>/dev/tcp/$host/{INTERNAL_PORT}" 2>/dev/null || return 1
+  done
+}}
 """
 
 FORMAT = f"""\
@@ -147,6 +153,8 @@ watch() {
     if [ "$(fingerprint)" != "$before" ]; then
       echo "certificate renewed: restarting in $((ordinal * 120)) s"
       sleep $((ordinal * 120))
+      # Never two at a time, as far as it can be seen from here.
+      until peers_answer; do sleep 5; done
       kill -TERM "$broker" || true
       exit 0
     fi

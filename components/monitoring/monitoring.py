@@ -9,6 +9,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 from pydantic import JsonValue
 
+from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
 from components.model import Image
 from components.monitoring import alertmanager, prometheus
@@ -20,6 +21,7 @@ from components.workload import (
     MONITOR_LABELS,
     Component,
     certificate,
+    checksum,
     disruption_budget,
     labels,
     meta,
@@ -52,6 +54,7 @@ class Monitoring(Component):
         watched: Sequence[str],
         images: Mapping[str, Image],
         operator: Sequence[pulumi.Resource],
+        authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -64,11 +67,12 @@ class Monitoring(Component):
                 namespace,
                 [*service_dns(service, NAMESPACE), "localhost"],
                 self.child(depends_on=list(issuer)),
+                issuer=authority.issuer,
             )
             for service in (PROMETHEUS, ALERTMANAGER)
         }
         alerting = self._alertmanager(images["alertmanager"], tls[ALERTMANAGER])
-        scraping = self._prometheus(images["prometheus"], watched, tls[PROMETHEUS])
+        scraping = self._prometheus(images["prometheus"], watched, tls[PROMETHEUS], authority)
         self._monitor()
         self.prometheus_url = scraping.id.apply(lambda _: _url(PROMETHEUS, prometheus.PORT))
         self.alertmanager_url = alerting.id.apply(lambda _: _url(ALERTMANAGER, alertmanager.PORT))
@@ -98,7 +102,7 @@ class Monitoring(Component):
         )
 
     def _prometheus(
-        self, image: Image, watched: Sequence[str], tls: pulumi.Resource
+        self, image: Image, watched: Sequence[str], tls: pulumi.Resource, authority: Authority
     ) -> CustomResource:
         config = self._config.prometheus
         account = k8s.core.v1.ServiceAccount(
@@ -122,6 +126,8 @@ class Monitoring(Component):
                 spread=self._config.spread,
             ),
             [account, tls, *grants],
+            # The operator copies what targets are verified with, and looks at it when this changes.
+            {"estate.dev/trust": checksum(authority.bundle)},
         )
 
     def _resource(
@@ -130,6 +136,7 @@ class Monitoring(Component):
         name: str,
         spec: Mapping[str, object],
         depends_on: Sequence[pulumi.Resource],
+        annotations: Mapping[str, pulumi.Input[str]] | None = None,
     ) -> CustomResource:
         return CustomResource(
             name,
@@ -139,7 +146,7 @@ class Monitoring(Component):
                 name,
                 self._namespace,
                 labels(name),
-                annotations={"pulumi.com/waitFor": "condition=Available"},
+                annotations={"pulumi.com/waitFor": "condition=Available", **(annotations or {})},
             ),
             spec=dict(spec),
             opts=self.child(
