@@ -143,18 +143,23 @@ SERVE = """\
 # Runs the broker. When cert-manager renews a certificate the broker stops in good order and the
 # kubelet starts it again with the new one: one broker after the other, two minutes apart.
 source /etc/kafka-scripts/common.sh
+before="$(fingerprint)"  # of what is read below, so that no change falls between
 write_properties
 write_stores
 /opt/kafka/bin/kafka-server-start.sh "$run/server.properties" &
 broker=$!
 watch() {
-  before="$(fingerprint)"
   while sleep 15; do
     if [ "$(fingerprint)" != "$before" ]; then
       echo "certificate renewed: restarting in $((ordinal * 120)) s"
       sleep $((ordinal * 120))
-      # Never two at a time, as far as it can be seen from here.
-      until peers_answer; do sleep 5; done
+      # Never two at a time: the others must have answered for a while, and for a longer one the
+      # higher the ordinal, so that of two who waited for a third one only one goes.
+      seen=0
+      while [ "$seen" -le $((ordinal * 4)) ]; do
+        if peers_answer; then seen=$((seen + 1)); else seen=0; fi
+        sleep 5
+      done
       kill -TERM "$broker" || true
       exit 0
     fi

@@ -219,10 +219,10 @@ SERVE = """\
 # Runs the broker and tells it (SIGHUP) when cert-manager has renewed its certificate.
 set -eu
 fingerprint() { cksum < /mosquitto/tls/tls.crt; }
+before=$(fingerprint)  # of what is read below, so that no change falls between
 mosquitto -c /mosquitto/config/mosquitto.conf &
 broker=$!
 watch() {
-  before=$(fingerprint)
   while sleep 10; do
     now=$(fingerprint)
     if [ "$now" != "$before" ]; then
