@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from components.authority import named
+from components.datalake import kafka_files
 from components.workload import ISSUER, TRUST_CONFIG_MAP
 from rehearsal import applied
 from rehearsal.drills.harness import Drill, Scene, pod_processes
@@ -30,6 +32,7 @@ from rehearsal.pulumi import Pulumi
 from stacks.context import PKI_KEY
 
 _CERT_MANAGER = "cert-manager.io/v1"
+_INTERNAL = "kafka-internal-ca"
 _TAKEN_OVER_S = 1200.0
 """A kubelet's minute and a half, then three brokers two minutes apart, and as much again."""
 _WRITERS = (
@@ -40,7 +43,11 @@ _WRITERS = (
 
 @dataclass(frozen=True)
 class Server:
-    """Pods that present the certificate of a Secret on these ports."""
+    """Pods that present the certificate of a Secret on these ports.
+
+    `trust` are files of its containers with whom they trust: the estate's bundle, or with
+    `internal` Kafka's own authorities.
+    """
 
     namespace: str
     selector: str
@@ -48,12 +55,16 @@ class Server:
     ports: tuple[int, ...]
     postgres: bool = False
     trust: tuple[str, ...] = ()
+    internal: bool = False
 
 
-# Where each pod keeps whom it trusts is beside what it presents: files of its containers.
 SERVERS = (
     Server("datalake", "app.kubernetes.io/name=kafka", "kafka-tls", (9093,)),
-    Server("datalake", "app.kubernetes.io/name=kafka", "kafka-internal-tls", (9090, 9091)),
+    Server(
+        *("datalake", "app.kubernetes.io/name=kafka", "kafka-internal-tls", (9090, 9091)),
+        trust=(f"{kafka_files.RUN}/internal-trust.pem",),
+        internal=True,
+    ),
     Server(
         *("datalake", "app.kubernetes.io/name=pgpool", "pgpool-tls", (5432,), True),
         trust=("/etc/pgpool/trust/ca.crt",),
@@ -73,7 +84,7 @@ SERVERS = (
     ),
     Server(
         *("monitoring", "app.kubernetes.io/name=prometheus", "prometheus-tls", (9090,)),
-        trust=("/etc/prometheus/certs/0_*_estate-ca_ca.crt",),
+        trust=("/etc/prometheus/certs/*_estate-ca_ca.crt",),
     ),
     Server("monitoring", "app.kubernetes.io/name=alertmanager", "alertmanager-tls", (9093,)),
     Server("platform", "app.kubernetes.io/name=cloudnative-pg", "cnpg-webhook-tls", (9443,)),
@@ -193,13 +204,18 @@ class Rotation:
         ]
 
     def not_trusting(self) -> list[str]:
-        """Files of pods that hold another bundle than the ConfigMap, or lack it."""
-        bundle, lacking = self.bundle().strip(), []
+        """Files of pods that hold other authorities than are declared, or none."""
+        generation, also = self.declared()
+        internal = "".join(
+            self.secret("datalake", named(_INTERNAL, one))["tls.crt"] for one in {generation, *also}
+        )
+        lacking = []
         for server in SERVERS:
+            wanted = _fingerprints(internal if server.internal else self.bundle())
             for pod in self._pods(server) if server.trust else []:
                 for pattern in server.trust:
                     found = list(self._files(pod, pattern))
-                    if not found or any(text.strip() != bundle for text in found):
+                    if not found or any(_fingerprints(text) != wanted for text in found):
                         lacking.append(f"{pod['metadata']['name']}: {pattern}")
         return lacking
 
@@ -249,17 +265,19 @@ class Rotation:
                 raise EstateError("pulumi up", what, f"see {log.name}")
         self.note(f"deployed: {what}")
 
-    def generation(self) -> int:
-        """The generation that signs now."""
+    def declared(self) -> tuple[int, list[int]]:
+        """The generation that signs, and those that are trusted beside it."""
         settings = yaml.safe_load(self._scene.rehearsal.stack_settings.read_text()) or {}
         found = settings.get("config", {}).get(f"estate:{PKI_KEY}") or {}
-        if found.get("also_trusted"):
-            raise EstateError(
-                "authority",
-                f"a rotation to generation {found['generation']} was interrupted",
-                "bring a new rehearsal up: ./estate down, ./estate up",
-            )
-        return int(found.get("generation", 1))
+        return int(found.get("generation", 1)), list(found.get("also_trusted", []))
+
+
+def _fingerprints(pem: str) -> set[bytes]:
+    try:
+        found = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        return set()
+    return {one.fingerprint(hashes.SHA256()) for one in found}
 
 
 def _renew(scene: Scene) -> tuple[str, Callable[[], bool]]:
@@ -282,8 +300,9 @@ def _renew(scene: Scene) -> tuple[str, Callable[[], bool]]:
 
 def _replace(scene: Scene) -> tuple[str, Callable[[], bool]]:
     rotation = Rotation(scene)
-    former = rotation.generation()
-    new = former + 1
+    signing, also = rotation.declared()
+    # One that was interrupted goes on with the same two: each step may be done again.
+    former, new = sorted([signing, *also]) if also else (signing, signing + 1)
     old = rotation.secret("datalake", "pgpool-tls")
     admin = rotation.secret("datalake", "kafka-admin")
     insider = {
@@ -311,7 +330,7 @@ def _replace(scene: Scene) -> tuple[str, Callable[[], bool]]:
             rotation.secret("platform", named(ISSUER, new))["tls.crt"].encode()
         )
         internal = x509.load_pem_x509_certificate(
-            rotation.secret("datalake", named("kafka-internal-ca", new))["tls.crt"].encode()
+            rotation.secret("datalake", named(_INTERNAL, new))["tls.crt"].encode()
         )
         return [
             "/".join(name)
