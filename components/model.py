@@ -64,6 +64,38 @@ def immutable(default: Any = ..., **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"immutable": True}, **constraints)
 
 
+_VAULT_PATH = r"^[A-Za-z0-9_.@:-]+(/[A-Za-z0-9_.@:-]+)*$"
+
+
+class VaultRef(Model):
+    """One key of a secret in a KV version 2 engine of Vault; always its newest version."""
+
+    mount: str = Field(default="secret", pattern=_VAULT_PATH, description="path of the KV engine")
+    path: str = Field(pattern=_VAULT_PATH, description="of the secret, as `vault kv get` takes it")
+    key: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        """`secret/data-lake/kafka#admin`."""
+        return f"{self.mount}/{self.path}#{self.key}"
+
+
+class AwsSecretRef(Model):
+    """A secret of AWS Secrets Manager, or one key of it where it is a JSON object."""
+
+    secret_id: str = Field(min_length=1, max_length=2048, description="its name or ARN")
+    key: str | None = Field(default=None, min_length=1)
+    region: str | None = Field(
+        default=None, min_length=1, description="None: that of the ARN, or as the AWS CLI finds it"
+    )
+
+    def __str__(self) -> str:
+        """`estate/kafka#admin`, or `estate/kafka` for all of it."""
+        return self.secret_id + (f"#{self.key}" if self.key is not None else "")
+
+
+_SOURCES = ("env", "file", "vault", "aws", "pulumi")
+
+
 class SecretRef(Model):
     """Where a secret's value comes from; never the value itself. Exactly one source is set."""
 
@@ -73,16 +105,18 @@ class SecretRef(Model):
     file: str | None = Field(
         default=None, min_length=1, description="file below the secrets folder ($ESTATE_SECRETS)"
     )
+    vault: VaultRef | None = Field(default=None, description="{path, key} of Vault, mount `secret`")
+    aws: AwsSecretRef | None = Field(default=None, description="{secret_id, key} of AWS")
     pulumi: str | None = Field(
         default=None, min_length=1, description="Pulumi config key (encrypted)"
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> SecretRef:
-        chosen = [key for key in ("env", "file", "pulumi") if getattr(self, key) is not None]
+        chosen = [key for key in _SOURCES if getattr(self, key) is not None]
         if len(chosen) != 1:
             raise ValueError(
-                "a secret names exactly one source: env, file or pulumi; "
+                f"a secret names exactly one source: {', '.join(_SOURCES[:-1])} or {_SOURCES[-1]}; "
                 f"got {', '.join(chosen) or 'none'}"
             )
         if self.file is not None and (self.file.startswith("/") or ".." in self.file.split("/")):
@@ -92,7 +126,7 @@ class SecretRef(Model):
     @property
     def source(self) -> str:
         """The reference in words, for messages: `file kafka/admin`."""
-        for key in ("env", "file", "pulumi"):
+        for key in _SOURCES:
             value = getattr(self, key)
             if value is not None:
                 return f"{key} {value}"

@@ -267,7 +267,7 @@ def _lines(detail: Mapping[str, Any], values: Any) -> list[str]:
     message = str(detail["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     # Whoever writes a password where a reference belongs must not find it in a log.
-    secret = SecretRef in _model_at(keys) or SecretRef in _model_at(keys[:-1])
+    secret = any(SecretRef in _model_at(keys[:depth]) for depth in range(1, len(keys) + 1))
     value = "(a hidden value)" if secret else _show(detail["input"])
     return [f"{path}: {value} is not allowed: {message}{_description(keys)}"]
 

@@ -62,7 +62,13 @@ class Access:
 
     # -- clients -----------------------------------------------------------------------------
 
-    def mqtt_client(self, user: str, client_id: str, **options: Any) -> mqtt.Client:
+    def tls_context(self) -> ssl.SSLContext:
+        """What verifies servers by the estate's authority."""
+        return ssl.create_default_context(cadata=self.ca)
+
+    def mqtt_client(
+        self, user: str, client_id: str, tls: ssl.SSLContext | None = None, **options: Any
+    ) -> mqtt.Client:
         """An MQTT 5 client with TLS and the user's password; not yet connected.
 
         It keeps paho's 20 unacknowledged messages: Mosquitto announces the same number as its
@@ -75,7 +81,7 @@ class Access:
             **options,
         )
         client.username_pw_set(user, self.mqtt_passwords[user])
-        client.tls_set_context(ssl.create_default_context(cadata=self.ca))
+        client.tls_set_context(tls or self.tls_context())
         client.reconnect_delay_set(min_delay=1, max_delay=2)
         client.connect_timeout = 5.0
         return client

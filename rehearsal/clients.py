@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -70,9 +70,9 @@ class Clients:
         words = self._log.read_text(errors="replace").strip().splitlines() or ["no output"]
         return EstateError(self._module, f"ended: {words[-1][:300]}", f"see {self._log}")
 
-    def send(self, command: str) -> None:
+    def send(self, command: str, **values: Any) -> None:
         """Give the process a command, such as `stop`."""
-        self._write({"command": command})
+        self._write({"command": command, **values})
 
     def event(self, timeout: float) -> dict[str, Any] | None:
         """The next line it prints, or None after so many seconds.
@@ -131,14 +131,21 @@ def emit(event: str, **values: Any) -> None:
     print(json.dumps({"event": event, **values}), flush=True)
 
 
-def stop_asked() -> threading.Event:
-    """Inside: an event that is set by the command `stop` or the end of the input."""
+def stop_asked(
+    others: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> threading.Event:
+    """Inside: an event that is set by the command `stop` or the end of the input.
+
+    `others` gets every other command, in a thread of its own.
+    """
     asked = threading.Event()
 
     def read() -> None:
         for line in sys.stdin:
-            if json.loads(line).get("command") == "stop":
+            command = json.loads(line)
+            if command.get("command") == "stop":
                 break
+            others(command)
         asked.set()
 
     threading.Thread(target=read, name="commands", daemon=True).start()

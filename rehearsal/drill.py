@@ -9,7 +9,14 @@ from pathlib import Path
 
 from rehearsal import console, provenance
 from rehearsal.clients import exclusive
-from rehearsal.drills import interruptions, kafka_broker, mosquitto, postgres_primary, processes
+from rehearsal.drills import (
+    interruptions,
+    kafka_broker,
+    mosquitto,
+    postgres_primary,
+    processes,
+    rotation,
+)
 from rehearsal.drills.harness import Drill, Result, is_green, perform
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.rehearsal import Rehearsal
@@ -22,6 +29,8 @@ DRILLS: dict[str, Drill] = {
         mosquitto.DRILL,
         processes.API_SERVER,
         processes.KUBELET,
+        rotation.CERTIFICATES,
+        rotation.AUTHORITY,
     )
 }
 
@@ -140,9 +149,9 @@ def _run_own(which: str, out: Path | None, count: int | None, seed: int) -> int:
 def _show(result: Result) -> None:
     console.table(
         f"{result.drill}: {result.broke}",
-        ("writer", "acknowledged", "lost", "longest outage"),
+        ("writer", "acknowledged", "lost", "errors", "longest outage"),
         [
-            (one.writer, one.acknowledged, one.lost, f"{one.outage_s:.2f} s")
+            (one.writer, one.acknowledged, one.lost, one.failed, f"{one.outage_s:.2f} s")
             for one in result.writers
         ],
     )
@@ -150,6 +159,8 @@ def _show(result: Result) -> None:
     for one in result.writers:
         if one.lost:
             console.warn(f"{one.writer} lost: {', '.join(map(str, one.lost_items[:20]))}")
+        if one.failed:
+            console.warn(f"{one.writer} failed: {one.errors}")
 
 
 def _summary(results: Sequence[Result]) -> None:

@@ -19,18 +19,23 @@ import yaml
 from components.checks import Check, ExpectedPods
 from components.flows import Flow
 from components.model import Images, SecretRef
+from components.platform.pki import PkiConfig
 from components.platform.release import Object
 from components.workload import Component
 from configs import versions
 from configs.errors import ConfigError
 from configs.schema import ClusterConfig, Environment, load, secret_refs
+from stacks.secret_sources import SECRETS_VARIABLE, SecretSources
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS = ROOT / "components" / "manifests"
 REHEARSE_VARIABLE = "ESTATE_REHEARSE"
 """Set by `estate rehearse`: no secret is asked for, and the cluster is KUBECONFIG's."""
+PLACEHOLDERS_VARIABLE = "ESTATE_PLACEHOLDERS"
+"""Set to 1 by whoever previews without access to the secrets; see ADR 17."""
+PKI_KEY = "pki"
+"""In a rehearsal's own settings: values over those of `pki:`, left by the drill `authority`."""
 IMAGES_VARIABLE = "ESTATE_IMAGES"
-SECRETS_VARIABLE = "ESTATE_SECRETS"
 
 
 class _Loader(yaml.CSafeLoader):
@@ -66,8 +71,9 @@ class Context:
     images: Images
     stack: str
     config: pulumi.Config
-    secrets_folder: Path | None
+    sources: SecretSources
     rehearsed: bool = False
+    placeholders: bool = False
     checks: list[Check] = field(default_factory=list)
     expected_pods: list[ExpectedPods] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
@@ -76,7 +82,8 @@ class Context:
     def secret(self, ref: SecretRef) -> pulumi.Output[str]:
         """The value behind a reference as a secret output; each is resolved once.
 
-        Raises ConfigError when the source is missing or empty.
+        A placeholder in a rehearsal, and with PLACEHOLDERS_VARIABLE in a preview for what cannot be
+        read. Raises ConfigError when it cannot be read otherwise.
         """
         if ref.source not in self._secrets:
             self._secrets[ref.source] = self._resolve(ref)
@@ -95,7 +102,8 @@ class Context:
         return k8s.Provider(
             "kubernetes",
             k8s.ProviderArgs(
-                kubeconfig=self.secret(cluster.kubeconfig) if cluster.kubeconfig else None,
+                # No placeholder: Pulumi would take it for another cluster, to make all anew.
+                kubeconfig=self._read(cluster.kubeconfig) if cluster.kubeconfig else None,
                 context=cluster.context,
                 enable_server_side_apply=True,
                 # Names are exact, so a replacement would delete first what pods still mount.
@@ -111,38 +119,36 @@ class Context:
 
     def _resolve(self, ref: SecretRef) -> pulumi.Output[str]:
         if self.rehearsed:
-            return pulumi.Output.secret(f"placeholder for {ref.source}")
-        if ref.pulumi is not None:
-            value = self.config.get_secret(ref.pulumi)
-            if value is None:
-                raise ConfigError(
-                    f"Pulumi.{self.stack}.yaml: estate:{ref.pulumi}: missing; "
-                    f"pulumi config set --secret {ref.pulumi}"
-                )
-            return value
-        return pulumi.Output.secret(self._read(ref))
-
-    def _read(self, ref: SecretRef) -> str:
-        if ref.env is not None:
-            text = os.environ.get(ref.env, "")
-            if not text:
-                raise ConfigError(f"{ref.env}: this environment variable is empty; export it")
-            return text
-        if self.secrets_folder is None:
-            raise ConfigError(
-                f"secret file {ref.file}: {SECRETS_VARIABLE} names no folder; "
-                "source <(./estate env), or export it"
-            )
-        path = self.secrets_folder / str(ref.file)
+            return _placeholder(ref)
         try:
-            text = path.read_text(encoding="utf-8").rstrip("\n")
-        except OSError as error:
+            return self._read(ref)
+        except ConfigError as error:
+            if not self.placeholders:
+                raise
+            if not pulumi.runtime.is_dry_run():
+                raise ConfigError(
+                    [*error.lines, f"{PLACEHOLDERS_VARIABLE} is for previews; unset it"]
+                ) from None
+            pulumi.log.warn(
+                f"{ref.source}: a placeholder in this preview, so all that is made of it shows as "
+                f"changed: {error}"
+            )
+            return _placeholder(ref)
+
+    def _read(self, ref: SecretRef) -> pulumi.Output[str]:
+        if ref.pulumi is None:
+            return pulumi.Output.secret(self.sources.read(ref))
+        value = self.config.get_secret(ref.pulumi)
+        if value is None:
             raise ConfigError(
-                f"{path}: {error.strerror}; ./estate up makes the rehearsal's secrets"
-            ) from None
-        if not text or "\n" in text:
-            raise ConfigError(f"{path}: one line with the secret is expected")
-        return text
+                f"Pulumi.{self.stack}.yaml: estate:{ref.pulumi}: missing; "
+                f"pulumi config set --secret {ref.pulumi}"
+            )
+        return value
+
+
+def _placeholder(ref: SecretRef) -> pulumi.Output[str]:
+    return pulumi.Output.secret(f"placeholder for {ref.source}")
 
 
 def missing_secret_files(environment: Environment, folder: Path) -> list[str]:
@@ -166,13 +172,17 @@ def from_pulumi() -> Context:
         raise ConfigError(
             f"{origin}: estate:environment: {values!r} is not allowed: a mapping is required"
         )
+    if rotated := config.get_object(PKI_KEY):
+        pki = PkiConfig.model_validate({**environment.pki.model_dump(), **rotated})
+        environment = environment.model_copy(update={"pki": pki})
     return Context(
         environment=environment,
         images=_images(environment),
         stack=stack,
         config=config,
-        secrets_folder=_folder(os.environ.get(SECRETS_VARIABLE)),
+        sources=SecretSources(_folder(os.environ.get(SECRETS_VARIABLE))),
         rehearsed=os.environ.get(REHEARSE_VARIABLE) == "1",
+        placeholders=os.environ.get(PLACEHOLDERS_VARIABLE) == "1",
     )
 
 

@@ -39,6 +39,7 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
         watched=NAMESPACES,
         images=context.images,
         operator=operator.ready,
+        authority=platform.pki.authority,
         issuer=platform.pki.ready,
         opts=pulumi.ResourceOptions(provider=context.provider),
     )

@@ -26,6 +26,7 @@ def deploy(
         exporter_image=context.images["mqtt_exporter"],
         passwords={user.name: context.secret(user.password) for user in config.users},
         trust=platform.pki.trust,
+        authority=platform.pki.authority,
         monitors=monitors,
         opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
     )

@@ -43,6 +43,7 @@ def deploy(
         config,
         namespace=platform.namespaces["datalake"],
         version=kafka_version(images[IMAGE]),
+        authority=platform.pki.authority,
         passwords={user.name: context.secret(user.password) for user in config.users},
         operator=operator.ready,
         issuer=platform.pki.ready,

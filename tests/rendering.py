@@ -26,6 +26,7 @@ from policies.model import Subject
 from policies.pod_security import level_of
 from stacks.context import Context
 from stacks.estate import compose
+from stacks.secret_sources import SecretSources
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
@@ -155,7 +156,7 @@ def _run(environment: str) -> dict[str, Any]:
                 images=images() if values.images.source == "rehearsal" else versions.upstream(),
                 stack=environment,
                 config=pulumi.Config("estate"),
-                secrets_folder=Path(folder),
+                sources=SecretSources(Path(folder)),
             )
             compose(context)
             contexts.append(context)

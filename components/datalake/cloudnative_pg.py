@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pydantic import Field
 
+from components.authority import Authority
 from components.checks import ExpectedPods
 from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
@@ -70,6 +72,7 @@ class CloudNativePgOperator(Component):
         namespace: pulumi.Input[str],
         image: Image,
         objects: Sequence[Object],
+        authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         monitors: Sequence[pulumi.Resource] | None = None,
         opts: pulumi.ResourceOptions | None = None,
@@ -80,11 +83,12 @@ class CloudNativePgOperator(Component):
             namespace,
             service_dns(WEBHOOK_SERVICE, NAMESPACE),
             self.child(depends_on=list(issuer)),
+            issuer=authority.issuer,
         )
         made: list[Manifest] = apply_release(
             objects,
             self,
-            transform=lambda body: vendored(body, config, image),
+            transform=lambda body: vendored(body, config, image, authority.bundle),
             depends_on=[tls],
             protect_crds=config.protect,
         )
@@ -146,8 +150,13 @@ class CloudNativePgOperator(Component):
         )
 
 
-def vendored(body: Object, config: CloudNativePgConfig, image: Image) -> Object:
-    """One object of the release with what the estate sets on top of it."""
+def vendored(
+    body: Object, config: CloudNativePgConfig, image: Image, bundle: pulumi.Input[str]
+) -> Object:
+    """One object of the release with what the estate sets on top of it.
+
+    `bundle` is what the API server trusts when it calls the webhook.
+    """
     body = relocate(copy.deepcopy(body), RELEASE_NAMESPACE, NAMESPACE)
     kind, name = body["kind"], body["metadata"]["name"]
     if kind == "Deployment" and name == DEPLOYMENT:
@@ -167,14 +176,13 @@ def vendored(body: Object, config: CloudNativePgConfig, image: Image) -> Object:
             if rule.get("apiGroups") != ["admissionregistration.k8s.io"]
         ]
     elif kind.endswith("WebhookConfiguration"):
-        # cainjector writes the CA; a Cluster is refused until then, so this counts as made then.
-        body = annotate(
-            body,
-            {
-                "cert-manager.io/inject-ca-from": f"{NAMESPACE}/{WEBHOOK_SECRET}",
-                "pulumi.com/waitFor": "jsonpath={.webhooks[0].clientConfig.caBundle}",
-            },
+        # Not injected by cainjector: that would trust a new authority alone while the operator
+        # still presents a certificate of the former one, for as long as its mount takes to follow.
+        encoded = pulumi.Output.from_input(bundle).apply(
+            lambda pem: base64.b64encode(pem.encode()).decode()
         )
+        for hook in body["webhooks"]:
+            hook["clientConfig"]["caBundle"] = encoded
     elif kind == "Service":
         # The deployment is awaited; waiting for its endpoints again costs seconds.
         body = annotate(body, {"pulumi.com/skipAwait": "true"})

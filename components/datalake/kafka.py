@@ -10,6 +10,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
+from components.authority import Authority, named
 from components.checks import ExpectedPods
 from components.datalake import kafka_files as files
 from components.datalake import kafka_reconcile
@@ -25,6 +26,7 @@ from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.workload import (
     ISSUER,
+    TRUST_CONFIG_MAP,
     certificate,
     checksum,
     claim_template,
@@ -61,6 +63,7 @@ class Kafka(KafkaCluster):
         namespace_name: str = "datalake",
         image: Image,
         admin_image: Image,
+        authority: Authority,
         passwords: Mapping[str, pulumi.Input[str]],
         monitors: Sequence[pulumi.Resource] | None = None,
         opts: pulumi.ResourceOptions | None = None,
@@ -75,7 +78,7 @@ class Kafka(KafkaCluster):
         self._hosts = [f"{pod}.{self._domain}" for pod in self._pods]
 
         settings = self._settings()
-        certificates = self._certificates(namespace_name)
+        certificates = self._certificates(namespace_name, authority)
         secrets = self._passwords(passwords)
         services = self._services()
         account = service_account(name, namespace, self.child())
@@ -83,7 +86,7 @@ class Kafka(KafkaCluster):
         brokers = k8s.apps.v1.StatefulSet(
             name,
             metadata=meta(name, namespace, self._selector),
-            spec=self._stateful_set(settings),
+            spec=self._stateful_set(settings, authority),
             opts=self.child(depends_on=[*certificates, *services, account], protect=config.protect),
         )
         pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
@@ -152,77 +155,87 @@ class Kafka(KafkaCluster):
         return {
             "bootstrap.servers": ",".join(f"{host}:{files.INTERNAL_PORT}" for host in self._hosts),
             "security.protocol": "ssl",
-            "ssl.ca.location": "/reconcile/tls/ca.crt",
+            "ssl.ca.location": "/reconcile/trust/ca.crt",
             "ssl.certificate.location": "/reconcile/tls/tls.crt",
             "ssl.key.location": "/reconcile/tls/tls.key",
         }
 
-    def _certificates(self, namespace: str) -> list[pulumi.Resource]:
+    def _certificates(self, namespace: str, authority: Authority) -> list[pulumi.Resource]:
         """Clients see a certificate of the estate's CA; inside, only Kafka's own CA counts.
 
         Anyone who may ask the estate's issuer for a certificate could otherwise call himself
-        broker or administrator: those listeners trust the intermediate authority alone.
+        broker or administrator: those listeners trust the intermediate authorities alone, one for
+        each generation of the estate's.
         """
         clients = certificate(
             f"{self._name}-tls",
             self._namespace,
             [*service_dns(self._name, namespace), *self._hosts],
             self.child(),
+            issuer=authority.issuer,
         )
-        authority = CustomResource(
-            "kafka-internal-ca-certificate",
-            api_version="cert-manager.io/v1",
-            kind="Certificate",
-            metadata=meta(
-                f"{self._name}-internal-ca",
-                self._namespace,
-                annotations={"pulumi.com/waitFor": "condition=Ready"},
-            ),
-            spec={
-                "isCA": True,
-                "secretName": f"{self._name}-internal-ca",
-                "commonName": "Estate Kafka internal CA",
-                "duration": "43800h0m0s",
-                "renewBefore": "4380h0m0s",
-                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Never"},
-                "issuerRef": {"name": ISSUER, "kind": "ClusterIssuer", "group": "cert-manager.io"},
-            },
-            opts=self.child(),
-        )
-        issuer = CustomResource(
-            f"{self._name}-internal-issuer",
-            api_version="cert-manager.io/v1",
-            kind="Issuer",
-            metadata=meta(
-                INTERNAL_ISSUER,
-                self._namespace,
-                annotations={"pulumi.com/waitFor": "condition=Ready"},
-            ),
-            spec={"ca": {"secretName": f"{self._name}-internal-ca"}},
-            opts=self.child(depends_on=[authority]),
-        )
+        issuers = [self._internal_issuer(one) for one in authority.trusted]
+        signing = named(INTERNAL_ISSUER, authority.signing)
         internal = certificate(
             f"{self._name}-internal-tls",
             self._namespace,
             self._hosts,
-            self.child(depends_on=[issuer]),
+            self.child(depends_on=issuers),
             common_name=BROKER_PRINCIPAL,
             client=True,
-            issuer=INTERNAL_ISSUER,
+            issuer=signing,
             issuer_kind="Issuer",
         )
         administrator = certificate(
             f"{self._name}-admin",
             self._namespace,
             [],
-            self.child(depends_on=[issuer]),
+            self.child(depends_on=issuers),
             common_name=ADMIN_PRINCIPAL,
             client=True,
             server=False,
-            issuer=INTERNAL_ISSUER,
+            issuer=signing,
             issuer_kind="Issuer",
         )
         return [clients, internal, administrator]
+
+    def _internal_issuer(self, generation: int) -> CustomResource:
+        """The intermediate authority of a generation, signed by the estate's of the same."""
+        secret = named(f"{self._name}-internal-ca", generation)
+        certificate = CustomResource(
+            f"{secret}-certificate",
+            api_version="cert-manager.io/v1",
+            kind="Certificate",
+            metadata=meta(
+                secret, self._namespace, annotations={"pulumi.com/waitFor": "condition=Ready"}
+            ),
+            spec={
+                "isCA": True,
+                "secretName": secret,
+                "commonName": named("Estate Kafka internal CA", generation),
+                "duration": "43800h0m0s",
+                "renewBefore": "4380h0m0s",
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Never"},
+                "issuerRef": {
+                    "name": named(ISSUER, generation),
+                    "kind": "ClusterIssuer",
+                    "group": "cert-manager.io",
+                },
+            },
+            opts=self.child(),
+        )
+        return CustomResource(
+            named(f"{self._name}-internal-issuer", generation),
+            api_version="cert-manager.io/v1",
+            kind="Issuer",
+            metadata=meta(
+                named(INTERNAL_ISSUER, generation),
+                self._namespace,
+                annotations={"pulumi.com/waitFor": "condition=Ready"},
+            ),
+            spec={"ca": {"secretName": secret}},
+            opts=self.child(depends_on=[certificate]),
+        )
 
     def _services(self) -> list[k8s.core.v1.Service]:
         port = k8s.core.v1.ServicePortArgs
@@ -250,7 +263,7 @@ class Kafka(KafkaCluster):
         ]
 
     def _stateful_set(
-        self, settings: Mapping[str, k8s.core.v1.ConfigMap]
+        self, settings: Mapping[str, k8s.core.v1.ConfigMap], authority: Authority
     ) -> k8s.apps.v1.StatefulSetSpecArgs:
         return k8s.apps.v1.StatefulSetSpecArgs(
             replicas=self._config.brokers,
@@ -266,12 +279,12 @@ class Kafka(KafkaCluster):
                         )
                     },
                 ),
-                spec=self._pod(),
+                spec=self._pod(authority),
             ),
             volume_claim_templates=[claim_template("data", self._config.storage)],
         )
 
-    def _pod(self) -> k8s.core.v1.PodSpecArgs:
+    def _pod(self, authority: Authority) -> k8s.core.v1.PodSpecArgs:
         config, name = self._config, self._name
         mount = k8s.core.v1.VolumeMountArgs
         mounts = [
@@ -346,7 +359,12 @@ class Kafka(KafkaCluster):
                 config_map_volume("scripts", f"{name}-scripts"),
                 secret_volume("tls-clients", f"{name}-tls"),
                 secret_volume("tls-internal", f"{name}-internal-tls"),
-                secret_volume("tls-internal-ca", f"{name}-internal-ca", {"tls.crt": "ca.crt"}),
+                # A file for each authority: changed, it restarts the brokers one by one.
+                passwords_volume(
+                    "tls-internal-ca",
+                    {f"{n}.crt": named(f"{name}-internal-ca", n) for n in authority.trusted},
+                    "tls.crt",
+                ),
                 # Key stores with private keys: never on a disk.
                 memory_volume("run", 4),
                 k8s.core.v1.VolumeArgs(
@@ -422,7 +440,7 @@ class Kafka(KafkaCluster):
                                         mount_path=f"/reconcile/{volume}",
                                         read_only=True,
                                     )
-                                    for volume in ("code", "declaration", "tls", "users")
+                                    for volume in ("code", "declaration", "tls", "trust", "users")
                                 ],
                             )
                         ],
@@ -430,6 +448,7 @@ class Kafka(KafkaCluster):
                             config_map_volume("code", f"{self._name}-reconcile"),
                             config_map_volume("declaration", f"{self._name}-declaration"),
                             secret_volume("tls", f"{self._name}-admin"),
+                            config_map_volume("trust", TRUST_CONFIG_MAP),
                             passwords_volume("users", {u: f"{self._name}-{u}" for u in users}),
                         ],
                     ),

@@ -118,11 +118,17 @@ CLIENTS://$HOSTNAME.$KAFKA_DOMAIN:{CLIENTS_PORT}"
 write_stores() {{
   # Kafka reads a PEM key store from one file: key first, then the chain.
   cat /etc/kafka-tls/internal/tls.key /etc/kafka-tls/internal/tls.crt > "$run/internal.pem"
-  cat /etc/kafka-tls/internal-ca/ca.crt > "$run/internal-trust.pem"
+  cat /etc/kafka-tls/internal-ca/*.crt > "$run/internal-trust.pem"
   cat /etc/kafka-tls/clients/tls.key /etc/kafka-tls/clients/tls.crt > "$run/clients.pem"
   cat /etc/kafka-tls/clients/ca.crt > "$run/clients-trust.pem"
 }}
-fingerprint() {{ cat /etc/kafka-tls/*/tls.crt /etc/kafka-tls/internal-ca/ca.crt | cksum; }}
+fingerprint() {{ cat /etc/kafka-tls/*/tls.crt /etc/kafka-tls/internal-ca/*.crt | cksum; }}
+peers_answer() {{
+  for host in $(sed -n 's/^controller.quorum.voters=//p' /etc/kafka/server.properties \
+    | tr ',' '\n' | sed 's/.*@//; s/:.*//'); do
+    timeout 3 bash -c "exec 3<>/dev/tcp/$host/{INTERNAL_PORT}" 2>/dev/null || return 1
+  done
+}}
 """
 
 FORMAT = f"""\
@@ -144,16 +150,23 @@ SERVE = """\
 # Runs the broker. When cert-manager renews a certificate the broker stops in good order and the
 # kubelet starts it again with the new one: one broker after the other, two minutes apart.
 source /etc/kafka-scripts/common.sh
+before="$(fingerprint)"  # of what is read below, so that no change falls between
 write_properties
 write_stores
 /opt/kafka/bin/kafka-server-start.sh "$run/server.properties" &
 broker=$!
 watch() {
-  before="$(fingerprint)"
   while sleep 15; do
     if [ "$(fingerprint)" != "$before" ]; then
       echo "certificate renewed: restarting in $((ordinal * 120)) s"
       sleep $((ordinal * 120))
+      # Never two at a time: the others must have answered for a while, and for a longer one the
+      # higher the ordinal, so that of two who waited for a third one only one goes.
+      seen=0
+      while [ "$seen" -le $((ordinal * 4)) ]; do
+        if peers_answer; then seen=$((seen + 1)); else seen=0; fi
+        sleep 5
+      done
       kill -TERM "$broker" || true
       exit 0
     fi

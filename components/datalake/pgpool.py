@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
 from components.datalake.pgpool_config import (
     ALIVE,
@@ -17,13 +18,15 @@ from components.datalake.pgpool_config import (
     MONITOR,
     POOL_HBA,
     PORT,
+    READY,
     RUN,
-    START,
     TLS,
+    TRUST,
     PgpoolConfig,
     exporter_conf,
     exporter_start,
     pgpool_conf,
+    serve,
 )
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import MONITOR_ROLE, NAMESPACE
@@ -31,9 +34,11 @@ from components.datalake.postgres_rules import pgpool_rules
 from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.workload import (
+    TRUST_CONFIG_MAP,
     Component,
     certificate,
     checksum,
+    config_map_volume,
     container_security,
     disruption_budget,
     labels,
@@ -46,6 +51,7 @@ from components.workload import (
     service_account,
     service_dns,
     topology_spread,
+    waive,
 )
 
 UID = 1000
@@ -55,7 +61,8 @@ RESERVE = 15
 
 
 class Pgpool(Component):
-    """The pool as a Deployment, its service and certificate.
+    """The pool, its service and certificate. A StatefulSet without claims: its replicas take a
+    renewed certificate in turns, by their ordinals.
 
     `host` and `port` are where clients connect (TLS, SCRAM), `ca` the Secret whose `ca.crt`
     verifies it. `passwords` are those of PostgreSQL's roles: a role without one here cannot
@@ -79,6 +86,7 @@ class Pgpool(Component):
         exporter_image: Image | None = None,
         passwords: Mapping[str, pulumi.Input[str]],
         owner: str,
+        authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         monitors: Sequence[pulumi.Resource] | None = None,
         opts: pulumi.ResourceOptions | None = None,
@@ -98,13 +106,18 @@ class Pgpool(Component):
             # `localhost` is for the exporter beside it.
             [*service_dns(name, namespace_name), "localhost"],
             self.child(depends_on=list(issuer)),
+            issuer=authority.issuer,
         )
         account = service_account(name, namespace, self.child())
         service = self._service()
-        workload = k8s.apps.v1.Deployment(
+        reasons = {
+            "kube-score.statefulset-has-servicename": "clients take its Service; "
+            "no replica is reached by a name of its own"
+        }
+        workload = k8s.apps.v1.StatefulSet(
             name,
-            metadata=meta(name, namespace, self._selector),
-            spec=self._deployment(settings, passwords),
+            metadata=meta(name, namespace, self._selector, waive(reasons)),
+            spec=self._stateful_set(settings, passwords),
             opts=self.child(depends_on=[tls, account, service, auth, *postgres.ready]),
         )
         if config.replicas > 1:
@@ -143,7 +156,8 @@ class Pgpool(Component):
                 port=postgres.port,
             ),
             "pool_hba.conf": POOL_HBA,
-            "start.sh": START,
+            "serve.sh": serve(self._config),
+            "ready.sh": READY,
             "alive.sh": ALIVE,
             "exporter.yaml": exporter_conf(postgres.database, MONITOR_ROLE),
             "exporter.sh": exporter_start(MONITOR_ROLE),
@@ -187,19 +201,15 @@ class Pgpool(Component):
             opts=self.child(),
         )
 
-    def _deployment(
+    def _stateful_set(
         self, settings: k8s.core.v1.ConfigMap, passwords: Mapping[str, pulumi.Input[str]]
-    ) -> k8s.apps.v1.DeploymentSpecArgs:
+    ) -> k8s.apps.v1.StatefulSetSpecArgs:
         config = self._config
-        return k8s.apps.v1.DeploymentSpecArgs(
+        return k8s.apps.v1.StatefulSetSpecArgs(
             replicas=config.replicas,
+            service_name=self._name,
+            pod_management_policy="Parallel",
             selector=k8s.meta.v1.LabelSelectorArgs(match_labels=self._selector),
-            strategy=k8s.apps.v1.DeploymentStrategyArgs(
-                type="RollingUpdate",
-                rolling_update=k8s.apps.v1.RollingUpdateDeploymentArgs(
-                    max_unavailable=0, max_surge=1
-                ),
-            ),
             template=k8s.core.v1.PodTemplateSpecArgs(
                 metadata=k8s.meta.v1.ObjectMetaArgs(
                     labels=self._selector,
@@ -217,7 +227,7 @@ class Pgpool(Component):
                     enable_service_links=False,
                     security_context=pod_security(UID),
                     topology_spread_constraints=topology_spread(self._selector, config.spread),
-                    termination_grace_period_seconds=10,
+                    termination_grace_period_seconds=config.drain_s + 45,
                     containers=[self._pool(), *self._exporter()],
                     volumes=self._volumes(),
                 ),
@@ -230,7 +240,7 @@ class Pgpool(Component):
             name="pgpool",
             image=self._image.ref,
             image_pull_policy="IfNotPresent",
-            command=["/bin/sh", "/etc/pgpool/config/start.sh"],
+            command=["/bin/sh", "/etc/pgpool/config/serve.sh"],
             ports=[k8s.core.v1.ContainerPortArgs(name="postgresql", container_port=PORT)],
             security_context=container_security(),
             resources=requirements(self._config.resources),
@@ -239,7 +249,12 @@ class Pgpool(Component):
             # All of them speak PostgreSQL's protocol to the pool itself. None asks a backend: a
             # primary that is being replaced must not take the pool out of service as well.
             startup_probe=probe(command=_is_ready(2), period_s=1, timeout_s=3, failures=60),
-            readiness_probe=probe(command=_is_ready(3), period_s=5, timeout_s=4, failures=2),
+            readiness_probe=probe(
+                command=["/bin/sh", "/etc/pgpool/config/ready.sh"],
+                period_s=3,
+                timeout_s=4,
+                failures=2,
+            ),
             liveness_probe=probe(
                 command=["/bin/sh", "/etc/pgpool/config/alive.sh"],
                 period_s=20,
@@ -250,6 +265,7 @@ class Pgpool(Component):
                 mount(name="config", mount_path="/etc/pgpool/config", read_only=True),
                 mount(name="auth", mount_path=AUTH, read_only=True),
                 mount(name="tls", mount_path=TLS, read_only=True),
+                mount(name="trust", mount_path=TRUST, read_only=True),
                 mount(name="run", mount_path=RUN),
             ],
         )
@@ -279,7 +295,7 @@ class Pgpool(Component):
                 liveness_probe=probe(http=("/healthz", "metrics"), period_s=30),
                 volume_mounts=[
                     mount(name="config", mount_path="/etc/pgpool/config", read_only=True),
-                    mount(name="tls", mount_path=TLS, read_only=True),
+                    mount(name="trust", mount_path=TRUST, read_only=True),
                     mount(name="monitor", mount_path=MONITOR, read_only=True),
                     mount(name="exporter", mount_path=EXPORTER_RUN),
                 ],
@@ -308,6 +324,7 @@ class Pgpool(Component):
             ),
             # pgpool refuses a key that others may read.
             volume(name="tls", secret=secret(secret_name=f"{self._name}-tls", default_mode=0o440)),
+            config_map_volume("trust", TRUST_CONFIG_MAP),
             volume(name="run", empty_dir=memory(medium="Memory", size_limit="4Mi")),
             *(exporter if self._exporter_image is not None else []),
         ]
@@ -391,7 +408,7 @@ class Pgpool(Component):
                     "selector": "app.kubernetes.io/name=" + name,
                     "replicas": self._config.replicas,
                 },
-                fault=scale_to(max(self._config.replicas - 1, 0), "Deployment", namespace, name),
+                fault=scale_to(max(self._config.replicas - 1, 0), "StatefulSet", namespace, name),
             ),
         ]
 

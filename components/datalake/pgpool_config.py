@@ -12,6 +12,8 @@ METRICS_PORT = 9237
 RUN = "/run/pgpool"
 """Sockets and the pid file: memory, gone with the pod."""
 TLS = "/etc/pgpool/tls"
+TRUST = "/etc/pgpool/trust"
+"""Read again for every connection to a server, so that it may change under way."""
 AUTH = "/etc/pgpool/auth"
 MONITOR = "/etc/pgpool/monitor"
 EXPORTER_RUN = "/run/exporter"
@@ -28,6 +30,13 @@ class PgpoolConfig(Model):
     sessions_per_replica: int = Field(default=24, ge=4, le=512)
     connect_timeout_ms: int = Field(
         default=1000, ge=100, le=10_000, description="for a backend's TCP connection"
+    )
+    drain_s: int = Field(
+        default=60,
+        ge=5,
+        le=3600,
+        description="how long sessions may last when a replica stops or takes a new certificate; "
+        "clients' pools must renew theirs sooner",
     )
     exporter: bool = True
     resources: Resources = Resources(cpu_request_m=50, memory_request_mib=64, memory_limit_mib=256)
@@ -107,7 +116,7 @@ ssl = on
 ssl_cert = '{TLS}/tls.crt'
 ssl_key = '{TLS}/tls.key'
 # Verifies the backends' certificates.
-ssl_ca_cert = '{TLS}/ca.crt'
+ssl_ca_cert = '{TRUST}/ca.crt'
 
 # 64 MB of shared memory are allocated for the query cache even when it is off.
 memory_cache_enabled = off
@@ -127,23 +136,67 @@ hostssl all all 0.0.0.0/0 scram-sha-256
 hostssl all all ::/0 scram-sha-256
 """
 
-START = f"""\
+READY = f"""\
 #!/bin/sh
-# Remembers which certificate this process loads (it reads it once) and becomes pgpool.
-# -n: foreground, -D: without the status file of an earlier run.
-set -eu
-cksum < {TLS}/tls.crt > {RUN}/certificate
-rm -f {RUN}/pgpool.pid
-exec pgpool -n -D -f /etc/pgpool/config/pgpool.conf -a /etc/pgpool/config/pool_hba.conf
+# Out of the service while it drains.
+[ ! -e {RUN}/draining ] && exec pg_isready -q -h 127.0.0.1 -p {PORT} -U {MONITOR_ROLE} -t 3
 """
 
 ALIVE = f"""\
 #!/bin/sh
-# Fails when pgpool does not speak the protocol, or when cert-manager has renewed the certificate
-# since the start: the restart loads it. Secrets reach the replicas' nodes at different times.
+# Fails when pgpool does not speak the protocol; while it drains it takes nobody new.
+[ -e {RUN}/draining ] || exec pg_isready -q -h 127.0.0.1 -p {PORT} -U {MONITOR_ROLE} -t 5
+"""
+
+_LEAVE_S = 15
+"""Until nobody is sent here any more: two failed readiness probes, endpoints, kube-proxy."""
+_SKEW_S = 90
+"""By how much the kubelets may differ in writing a changed Secret to their pods."""
+
+
+def serve(config: PgpoolConfig) -> str:
+    """Runs pgpool, and starts it again when cert-manager has renewed its certificate.
+
+    Pgpool reads its certificate once, at its start, and a start ends sessions. So a replica leaves
+    the service, waits for its sessions to end, and then starts again; one replica after the other.
+    """
+    turn = _SKEW_S + _LEAVE_S + config.drain_s + 15
+    return f"""\
+#!/bin/sh
 set -eu
-[ "$(cksum < {TLS}/tls.crt)" = "$(cat {RUN}/certificate)" ]
-exec pg_isready -q -h 127.0.0.1 -p {PORT} -U {MONITOR_ROLE} -t 5
+fingerprint() {{ cksum < {TLS}/tls.crt; }}
+drain() {{
+  touch {RUN}/draining
+  sleep {_LEAVE_S}
+  kill -TERM "$pool" || true  # smart: what has a session keeps it
+  left={config.drain_s}
+  while [ "$left" -gt 0 ] && kill -0 "$pool" 2>/dev/null; do sleep 1; left=$((left - 1)); done
+  kill -INT "$pool" 2>/dev/null || true  # fast
+  wait "$pool" || true
+}}
+stopping=
+trap 'stopping=1' TERM INT
+while :; do
+  rm -f {RUN}/draining {RUN}/pgpool.pid
+  before=$(fingerprint)
+  # -n: foreground, -D: without the status file of an earlier run.
+  pgpool -n -D -f /etc/pgpool/config/pgpool.conf -a /etc/pgpool/config/pool_hba.conf &
+  pool=$!
+  due=
+  while kill -0 "$pool" 2>/dev/null; do
+    # In the background, because only `wait` is interrupted by a signal.
+    sleep 5 & wait $! || true
+    if [ -n "$stopping" ]; then drain; exit 0; fi
+    if [ -z "$due" ] && [ "$(fingerprint)" != "$before" ]; then
+      due=$(($(date +%s) + ${{HOSTNAME##*-}} * {turn}))
+      echo "certificate renewed: draining in $((due - $(date +%s))) s"
+    fi
+    if [ -n "$due" ] && [ "$(date +%s)" -ge "$due" ]; then drain; continue 2; fi
+  done
+  code=0
+  wait "$pool" || code=$?
+  exit "$code"
+done
 """
 
 
@@ -173,7 +226,7 @@ jobs:
   - name: pgpool
     interval: 10s
     connections:
-      - postgres://{user}@localhost:{PORT}/{database}?sslmode=verify-full&sslrootcert={TLS}/ca.crt
+      - postgres://{user}@localhost:{PORT}/{database}?sslmode=verify-full&sslrootcert={TRUST}/ca.crt
     queries:
       - name: pgpool_node
         help: Share of reads of a backend, labelled with its role and status.

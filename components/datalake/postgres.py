@@ -9,6 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
+from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef
 from components.datalake import cloudnative_pg
 from components.datalake.postgres_config import (
@@ -49,6 +50,7 @@ def cluster_spec(
     secrets: Mapping[str, pulumi.Input[str]],
     server_tls: str,
     replication_tls: str,
+    ca: str,
 ) -> dict[str, Any]:
     """`.spec` of the `Cluster`; `secrets` maps a role to the Secret with its password.
 
@@ -85,9 +87,9 @@ def cluster_spec(
         },
         "certificates": {
             "serverTLSSecret": server_tls,
-            "serverCASecret": server_tls,
+            "serverCASecret": ca,
             "replicationTLSSecret": replication_tls,
-            "clientCASecret": replication_tls,
+            "clientCASecret": ca,
         },
         "bootstrap": {
             "initdb": {
@@ -197,6 +199,7 @@ class Postgres(Component):
         image: Image,
         passwords: Mapping[str, pulumi.Input[str]],
         operator: Sequence[pulumi.Resource] = (),
+        authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         monitors: Sequence[pulumi.Resource] | None = None,
         opts: pulumi.ResourceOptions | None = None,
@@ -205,7 +208,7 @@ class Postgres(Component):
         self._name, self._config = name, config
         self._namespace, self._namespace_name = namespace, namespace_name
         secrets = self._users(passwords)
-        tls = self._certificates(issuer)
+        tls = self._certificates(authority, issuer)
         cluster = CustomResource(
             name,
             api_version="postgresql.cnpg.io/v1",
@@ -222,6 +225,7 @@ class Postgres(Component):
                 secrets={role: made.metadata["name"] for role, made in secrets.items()},
                 server_tls=f"{name}-server",
                 replication_tls=f"{name}-replication",
+                ca=f"{name}-ca",
             ),
             opts=self.child(
                 depends_on=[*operator, *tls, *secrets.values()],
@@ -243,7 +247,7 @@ class Postgres(Component):
         self.ready = [cluster]
         self.write_host = cluster.id.apply(lambda _: self.host("rw"))
         self.read_host = cluster.id.apply(lambda _: self.host("ro"))
-        self.port, self.database, self.ca = PORT, config.database, f"{name}-server"
+        self.port, self.database, self.ca = PORT, config.database, f"{name}-ca"
         self.max_connections = config.max_connections
         self.users = {
             role: made.metadata.apply(lambda m: str(m.name)) for role, made in secrets.items()
@@ -295,7 +299,9 @@ class Postgres(Component):
             for role in (self._config.owner, *self._config.roles)
         }
 
-    def _certificates(self, issuer: Sequence[pulumi.Resource]) -> list[pulumi.Resource]:
+    def _certificates(
+        self, authority: Authority, issuer: Sequence[pulumi.Resource]
+    ) -> list[pulumi.Resource]:
         name = self._name
         opts = self.child(depends_on=list(issuer), transformations=[_reload_on_renewal])
         hosts = [
@@ -304,7 +310,17 @@ class Postgres(Component):
             for host in service_dns(f"{name}-{service}", self._namespace_name)
         ]
         return [
-            certificate(f"{name}-server", self._namespace, hosts, opts),
+            # Whom servers and standbys trust: all generations, where a certificate's own Secret
+            # has its issuer alone. The operator takes a Secret only.
+            k8s.core.v1.Secret(
+                f"{name}-ca",
+                metadata=meta(
+                    f"{name}-ca", self._namespace, {**labels(name), "cnpg.io/reload": ""}
+                ),
+                string_data={"ca.crt": authority.bundle},
+                opts=self.child(),
+            ),
+            certificate(f"{name}-server", self._namespace, hosts, opts, issuer=authority.issuer),
             # The client certificate with which standbys replicate; the common name is the role.
             certificate(
                 f"{name}-replication",
@@ -314,6 +330,7 @@ class Postgres(Component):
                 common_name="streaming_replica",
                 client=True,
                 server=False,
+                issuer=authority.issuer,
             ),
         ]
 

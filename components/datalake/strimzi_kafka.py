@@ -10,6 +10,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
+from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef
 from components.datalake import kafka_files as files
 from components.datalake import strimzi_operator
@@ -47,6 +48,7 @@ class StrimziKafka(KafkaCluster):
         namespace: pulumi.Input[str],
         namespace_name: str = "datalake",
         version: str,
+        authority: Authority,
         passwords: Mapping[str, pulumi.Input[str]],
         operator: Sequence[pulumi.Resource] = (),
         issuer: Sequence[pulumi.Resource] = (),
@@ -63,6 +65,7 @@ class StrimziKafka(KafkaCluster):
             # Brokers come and go by number, the certificate stays.
             [*service_dns(spec.bootstrap_service(name), namespace_name), f"*.{domain}"],
             self.child(depends_on=list(issuer)),
+            issuer=authority.issuer,
         )
         secrets = self._passwords(passwords)
         maps = self._config_maps()

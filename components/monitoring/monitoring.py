@@ -10,6 +10,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 from pydantic import JsonValue
 
+from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
 from components.flows import OUTSIDE, Flow, Pods, asks_api, scraped
 from components.flows import PROMETHEUS as PROMETHEUS_PODS
@@ -23,6 +24,7 @@ from components.workload import (
     MONITOR_LABELS,
     Component,
     certificate,
+    checksum,
     disruption_budget,
     labels,
     meta,
@@ -56,6 +58,7 @@ class Monitoring(Component):
         watched: Sequence[str],
         images: Mapping[str, Image],
         operator: Sequence[pulumi.Resource],
+        authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -68,11 +71,12 @@ class Monitoring(Component):
                 namespace,
                 [*service_dns(service, NAMESPACE), "localhost"],
                 self.child(depends_on=list(issuer)),
+                issuer=authority.issuer,
             )
             for service in (PROMETHEUS, ALERTMANAGER)
         }
         alerting = self._alertmanager(images["alertmanager"], tls[ALERTMANAGER])
-        scraping = self._prometheus(images["prometheus"], watched, tls[PROMETHEUS])
+        scraping = self._prometheus(images["prometheus"], watched, tls[PROMETHEUS], authority)
         self._monitor()
         self.prometheus_url = scraping.id.apply(lambda _: _url(PROMETHEUS, prometheus.PORT))
         self.alertmanager_url = alerting.id.apply(lambda _: _url(ALERTMANAGER, alertmanager.PORT))
@@ -103,7 +107,7 @@ class Monitoring(Component):
         )
 
     def _prometheus(
-        self, image: Image, watched: Sequence[str], tls: pulumi.Resource
+        self, image: Image, watched: Sequence[str], tls: pulumi.Resource, authority: Authority
     ) -> CustomResource:
         config = self._config.prometheus
         account = k8s.core.v1.ServiceAccount(
@@ -127,6 +131,8 @@ class Monitoring(Component):
                 spread=self._config.spread,
             ),
             [account, tls, *grants],
+            # The operator copies what targets are verified with, and looks at it when this changes.
+            {"estate.dev/trust": checksum(authority.bundle)},
         )
 
     def _resource(
@@ -135,6 +141,7 @@ class Monitoring(Component):
         name: str,
         spec: Mapping[str, object],
         depends_on: Sequence[pulumi.Resource],
+        annotations: Mapping[str, pulumi.Input[str]] | None = None,
     ) -> CustomResource:
         return CustomResource(
             name,
@@ -144,7 +151,7 @@ class Monitoring(Component):
                 name,
                 self._namespace,
                 labels(name),
-                annotations={"pulumi.com/waitFor": "condition=Available"},
+                annotations={"pulumi.com/waitFor": "condition=Available", **(annotations or {})},
             ),
             spec=dict(spec),
             opts=self.child(

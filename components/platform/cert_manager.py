@@ -11,8 +11,9 @@ import pulumi
 from components.checks import ExpectedPods
 from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
+from components.platform.certificate_rules import certificate_rules
 from components.platform.release import Object, annotate, apply_release
-from components.workload import Component, alert, pod_monitor, prometheus_rule, waive
+from components.workload import Component, pod_monitor, prometheus_rule, waive
 
 NAMESPACE = "platform"
 """The release manifests are rendered for this namespace (RBAC and webhooks name it)."""
@@ -97,34 +98,13 @@ class CertManager(Component):
             "app.kubernetes.io/component": "controller",
         }
         waived = {"encryption": "names and dates of certificates, which are public by themselves"}
-        endpoints = [{"port": "http-metrics"}]
-        pod_monitor("cert-manager", NAMESPACE, selector, endpoints, opts, waived=waived)
+        # Its series name the namespace of a certificate by the same label as the scrape its own.
+        endpoint = {"port": "http-metrics", "honorLabels": True}
+        pod_monitor("cert-manager", NAMESPACE, selector, [endpoint], opts, waived=waived)
         prometheus_rule(
             "cert-manager",
             NAMESPACE,
-            [
-                alert(
-                    "CertificateNotReady",
-                    "max by (namespace, name) (certmanager_certificate_ready_status"
-                    '{condition!="True"}) == 1',
-                    "certificate {{ $labels.namespace }}/{{ $labels.name }} is not issued",
-                    for_s=300,
-                ),
-                alert(
-                    "CertificateExpiresSoon",
-                    "certmanager_certificate_expiration_timestamp_seconds - time() < 14 * 86400",
-                    "certificate {{ $labels.namespace }}/{{ $labels.name }} was not renewed "
-                    "and expires within 14 days",
-                    for_s=3600,
-                ),
-                alert(
-                    "CertManagerDown",
-                    f'absent(up{{namespace="{NAMESPACE}", container="cert-manager-controller"}}'
-                    " == 1)",
-                    "cert-manager is not scraped: certificates are not renewed",
-                    for_s=300,
-                ),
-            ],
+            certificate_rules(NAMESPACE),
             opts,
         )
 

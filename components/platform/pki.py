@@ -4,35 +4,60 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from components.authority import Authority, named
 from components.checks import Check, Fault, ObjectRef, scale_to
-from components.model import Model, immutable
+from components.model import Model, immutable, problem, refuse
 from components.platform.cert_manager import NAMESPACE
 from components.workload import ISSUER, TRUST_CONFIG_MAP, Component, labels, meta
 
 
 class PkiConfig(Model):
-    """The authority's name and life; its key is generated in the cluster and never leaves it."""
+    """The authority's name and life; its key is generated in the cluster and never leaves it.
+
+    `generation` signs. `also_trusted` are generations that exist and are trusted beside it: the
+    next one before it signs, the former one until nothing presents its certificates any more.
+    """
 
     common_name: str = immutable("Estate CA", min_length=1, max_length=64)
+    generation: int = Field(default=1, ge=1, le=999)
+    also_trusted: list[Annotated[int, Field(ge=1, le=999)]] = Field(default_factory=list)
     duration_days: int = Field(default=3650, ge=30, le=7300)
     renew_before_days: int = Field(default=365, ge=1)
     protect: bool = True
 
+    @model_validator(mode="after")
+    def _generations(self) -> PkiConfig:
+        names = [self.generation, *self.also_trusted]
+        refuse(
+            [
+                problem(f"also_trusted.{i}", one, "named twice; `generation` is trusted by itself")
+                for i, one in enumerate(self.also_trusted)
+                if one in names[: i + 1]
+            ]
+        )
+        return self
+
+    @property
+    def trusted(self) -> tuple[int, ...]:
+        """All generations that exist, in their order."""
+        return tuple(sorted([self.generation, *self.also_trusted]))
+
 
 class Pki(Component):
-    """Self-signed root -> CA certificate -> ClusterIssuer `estate-ca`.
+    """Self-signed root -> CA certificate -> ClusterIssuer, for each generation.
 
-    `issuer` is the issuer's name as an output; whoever asks for certificates depends on `ready`.
-    `trust` is the name of the ConfigMap (key `ca.crt`) that every namespace has.
+    `authority` is what others take to ask for certificates, after `ready`. `trust` is the name of
+    the ConfigMap (key `ca.crt`: the certificates of all generations) that every namespace has.
     """
 
-    issuer: pulumi.Output[str]
+    authority: Authority
     trust: str
     ready: Sequence[pulumi.Resource]
 
@@ -54,18 +79,45 @@ class Pki(Component):
             spec={"selfSigned": {}},
             opts=self.child(depends_on=list(cert_manager)),
         )
-        authority = CustomResource(
-            "estate-ca-certificate",
+        made = {one: self._generation(one, config, root) for one in config.trusted}
+        self.ready = [issuer for _, issuer in made.values()]
+        self.authority = Authority(
+            signing=config.generation,
+            trusted=config.trusted,
+            bundle=pulumi.Output.all(
+                *(self._public(one, certificate) for one, (certificate, _) in made.items())
+            ).apply("".join),
+        )
+        self.trust = TRUST_CONFIG_MAP
+        for namespace, created in namespaces.items():
+            k8s.core.v1.ConfigMap(
+                f"trust-{namespace}",
+                metadata=meta(TRUST_CONFIG_MAP, created, labels(TRUST_CONFIG_MAP)),
+                data={"ca.crt": self.authority.bundle},
+                opts=self.child(),
+            )
+        self._declare_checks(list(namespaces))
+        self.register_outputs({"issuer": self.authority.issuer})
+
+    def _generation(
+        self, generation: int, config: PkiConfig, root: CustomResource
+    ) -> tuple[CustomResource, CustomResource]:
+        """The certificate of an authority, and the issuer that signs with it."""
+        name = named(ISSUER, generation)
+        certificate = CustomResource(
+            f"{name}-certificate",
             api_version="cert-manager.io/v1",
             kind="Certificate",
-            metadata=meta(ISSUER, NAMESPACE, annotations={"pulumi.com/waitFor": "condition=Ready"}),
+            metadata=meta(name, NAMESPACE, annotations={"pulumi.com/waitFor": "condition=Ready"}),
             spec={
                 "isCA": True,
-                "secretName": ISSUER,
-                "commonName": config.common_name,
+                "secretName": name,
+                # A name of its own: by name and key identifier verifiers tell authorities apart.
+                "commonName": config.common_name + (f" {generation}" if generation > 1 else ""),
                 "duration": f"{config.duration_days * 24}h0m0s",
                 "renewBefore": f"{config.renew_before_days * 24}h0m0s",
                 # Renewal keeps the key: certificates issued before stay valid under the new one.
+                # Another key is another generation.
                 "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Never"},
                 "issuerRef": {
                     "name": "estate-selfsigned",
@@ -73,44 +125,32 @@ class Pki(Component):
                     "group": "cert-manager.io",
                 },
             },
+            # One that is trusted no more must not go by mistake: with it, all that it signed.
             opts=self.child(depends_on=[root], protect=config.protect),
         )
         issuer = CustomResource(
-            "estate-ca-issuer",
+            f"{name}-issuer",
             api_version="cert-manager.io/v1",
             kind="ClusterIssuer",
             metadata=meta(
-                ISSUER,
+                name,
                 None,
-                labels(ISSUER),
+                labels(name),
                 annotations={"pulumi.com/waitFor": "condition=Ready"},
             ),
-            spec={"ca": {"secretName": ISSUER}},
-            opts=self.child(depends_on=[authority]),
+            spec={"ca": {"secretName": name}},
+            opts=self.child(depends_on=[certificate]),
         )
-        self.issuer = issuer.id.apply(lambda _: ISSUER)
-        self.ready = [issuer]
-        self.trust = TRUST_CONFIG_MAP
-        self._distribute(namespaces, authority)
-        self._declare_checks(list(namespaces))
-        self.register_outputs({"issuer": self.issuer})
+        return certificate, issuer
 
-    def _distribute(
-        self, namespaces: Mapping[str, pulumi.Output[str]], authority: CustomResource
-    ) -> None:
+    def _public(self, generation: int, certificate: CustomResource) -> pulumi.Output[str]:
+        name = named(ISSUER, generation)
         # The identifier hangs on an output of the certificate, so that a preview before the
         # first deployment knows that there is nothing to read yet.
-        identifier = authority.id.apply(lambda _: f"{NAMESPACE}/{ISSUER}")
-        secret = k8s.core.v1.Secret.get("estate-ca-secret", identifier, opts=self.child())
+        identifier = certificate.id.apply(lambda _: f"{NAMESPACE}/{name}")
+        secret = k8s.core.v1.Secret.get(f"{name}-secret", identifier, opts=self.child())
         # A certificate is public: kept out of the secrets, so that a preview can show its change.
-        public = pulumi.Output.unsecret(secret.data.apply(_certificate))
-        for namespace, created in namespaces.items():
-            k8s.core.v1.ConfigMap(
-                f"trust-{namespace}",
-                metadata=meta(TRUST_CONFIG_MAP, created, labels(TRUST_CONFIG_MAP)),
-                data={"ca.crt": public},
-                opts=self.child(),
-            )
+        return pulumi.Output.unsecret(secret.data.apply(_certificate))
 
     def _declare_checks(self, namespaces: list[str]) -> None:
         self.checks += [
@@ -118,17 +158,24 @@ class Pki(Component):
                 id="cert-manager.issue",
                 title="issues a certificate that verifies against the estate's CA",
                 probe="cert_manager_issue",
-                args={"namespace": NAMESPACE, "issuer": ISSUER, "trust": TRUST_CONFIG_MAP},
+                args={
+                    "namespace": NAMESPACE,
+                    "issuer": self.authority.issuer,
+                    "trust": TRUST_CONFIG_MAP,
+                },
                 fault=scale_to(0, "Deployment", NAMESPACE, "cert-manager"),
             ),
             Check(
                 id="pki.trust",
-                title="every namespace trusts the CA that issues",
+                title="every namespace trusts each generation of the CA, and no other",
                 probe="pki_trust",
                 args={
                     "namespaces": list(namespaces),
                     "trust": TRUST_CONFIG_MAP,
-                    "ca": {"namespace": NAMESPACE, "secret": ISSUER, "key": "tls.crt"},
+                    "ca": [
+                        {"namespace": NAMESPACE, "secret": named(ISSUER, one), "key": "tls.crt"}
+                        for one in self.authority.trusted
+                    ],
                 },
                 fault=Fault(
                     target=ObjectRef(

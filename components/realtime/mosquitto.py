@@ -9,10 +9,12 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pydantic import JsonValue
 
+from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef
 from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.realtime.mosquitto_config import (
+    EXPORT,
     HASH_PASSWORDS,
     METRICS_PORT,
     PORT,
@@ -72,6 +74,7 @@ class Mosquitto(Component):
         exporter_image: Image,
         passwords: Mapping[str, pulumi.Input[str]],
         trust: str,
+        authority: Authority,
         monitors: Sequence[pulumi.Resource] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -81,7 +84,13 @@ class Mosquitto(Component):
         self._images = (image, exporter_image)
         host = f"{name}.{namespace_name}.svc.cluster.local"
         settings = self._settings(host)
-        tls = certificate(f"{name}-tls", namespace, service_dns(name, namespace_name), self.child())
+        tls = certificate(
+            f"{name}-tls",
+            namespace,
+            service_dns(name, namespace_name),
+            self.child(),
+            issuer=authority.issuer,
+        )
         secrets = self._users(passwords)
         account = service_account(name, namespace, self.child())
         service = k8s.core.v1.Service(
@@ -134,7 +143,11 @@ class Mosquitto(Component):
                 "mosquitto.conf": server_config(self._config),
                 "acl": acl_file(self._config),
             },
-            "scripts": {"hash-passwords.sh": HASH_PASSWORDS, "serve.sh": SERVE},
+            "scripts": {
+                "hash-passwords.sh": HASH_PASSWORDS,
+                "serve.sh": SERVE,
+                "export.sh": EXPORT,
+            },
             "exporter": {"exporter.yaml": exporter_config("exporter", host)},
         }
         return {
@@ -238,16 +251,7 @@ class Mosquitto(Component):
                     name="exporter",
                     image=exporter_image.ref,
                     image_pull_policy="IfNotPresent",
-                    command=[
-                        "/usr/bin/prometheus-mqtt-exporter",
-                        "-config",
-                        "/exporter/config/exporter.yaml",
-                        "-listen-port",
-                        str(METRICS_PORT),
-                        "-log-level",
-                        "warn",
-                        "-treat-mqtt-password-as-file-name=true",
-                    ],
+                    command=["/bin/sh", "/mosquitto/scripts/export.sh"],
                     env=[
                         k8s.core.v1.EnvVarArgs(
                             name="MQTT2PROM_MQTT_PASSWORD", value="/exporter/user/password"
@@ -267,6 +271,7 @@ class Mosquitto(Component):
                         http=("/metrics", "metrics"), period_s=20, initial_delay_s=10, failures=6
                     ),
                     volume_mounts=[
+                        scripts,
                         mount(
                             name="exporter-config", mount_path="/exporter/config", read_only=True
                         ),

@@ -194,15 +194,36 @@ mosquitto_passwd -U "$target.plain"
 mv "$target.plain" "$target"
 """
 
+EXPORT = f"""\
+#!/bin/sh
+# Runs the exporter, which reads whom it trusts once: again, when that has changed.
+set -eu
+fingerprint() {{ cksum < "$SSL_CERT_FILE"; }}
+stopping=
+trap 'stopping=1' TERM INT
+while [ -z "$stopping" ]; do
+  before=$(fingerprint)
+  /usr/bin/prometheus-mqtt-exporter -config /exporter/config/exporter.yaml \\
+    -listen-port {METRICS_PORT} -log-level warn -treat-mqtt-password-as-file-name=true &
+  exporter=$!
+  while kill -0 "$exporter" 2>/dev/null && [ -z "$stopping" ] \\
+    && [ "$(fingerprint)" = "$before" ]; do
+    sleep 5 & wait $! || true
+  done
+  kill "$exporter" 2>/dev/null || [ -n "$stopping" ] || exit 1
+  wait "$exporter" || true
+done
+"""
+
 SERVE = """\
 #!/bin/sh
 # Runs the broker and tells it (SIGHUP) when cert-manager has renewed its certificate.
 set -eu
 fingerprint() { cksum < /mosquitto/tls/tls.crt; }
+before=$(fingerprint)  # of what is read below, so that no change falls between
 mosquitto -c /mosquitto/config/mosquitto.conf &
 broker=$!
 watch() {
-  before=$(fingerprint)
   while sleep 10; do
     now=$(fingerprint)
     if [ "$now" != "$before" ]; then

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -42,6 +43,20 @@ class Scene:
     api: Api
     broken_at: float = 0.0
     notes: list[Event] = field(default_factory=list)
+    writers: Clients | None = None
+    answers: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
+
+    def ask(self, command: str, timeout_s: float = 90, **values: Any) -> dict[str, Any]:
+        """Give the writers a command and wait for its answer, an event of the same name."""
+        assert self.writers is not None
+        self.writers.send(command, **values)
+        try:
+            answer = self.answers.get(timeout=timeout_s)
+        except queue.Empty:
+            raise EstateError(f"drill's {command}", f"no answer in {timeout_s:.0f} s", "") from None
+        if answer["event"] != command:
+            raise EstateError(f"drill's {command}", f"answered by {answer['event']}", "")
+        return answer
 
     def pod(self, namespace: str, name: str) -> Object:
         """A pod. Raises EstateError when it is not there."""
@@ -80,6 +95,8 @@ class Drill:
 
     `strike` breaks something and returns, for the report, what, and a function that says whether
     it is whole again by itself; None instead of the function means that only `up` repairs it.
+    Where `clients_may_fail` is off, an error that a client's library hands to the application
+    misses the target as a lost item does. `limit_s` is how long it may take to be whole.
     `observe` returns facts by name; their changes make the timeline. `explain` adds what logs
     say afterwards, as seconds since the blow.
     """
@@ -91,6 +108,8 @@ class Drill:
     strike: Callable[[Scene], tuple[str, Callable[[], bool] | None]]
     observe: Callable[[Scene], Callable[[], dict[str, str]]] | None = None
     explain: Callable[[Scene], list[Event]] | None = None
+    clients_may_fail: bool = True
+    limit_s: float = LIMIT_S
 
 
 @dataclass
@@ -103,6 +122,7 @@ class Written:
     outage_s: float
     errors: dict[str, int]
     lost_items: list[int]
+    failed: int = 0
 
 
 @dataclass
@@ -139,6 +159,7 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
     specification = {"writers": list(drill.writers), "run": time.strftime("%H%M%S")}
     hands = access.of(rehearsal)
     with Clients(rehearsal, "rehearsal.drills.writers", hands, specification) as writers:
+        scene.writers = writers
         writers.wait_for("ready", 120)
         say(f"writing to {', '.join(drill.writers)} for {BEFORE_S:.0f} s")
         _listen(writers, scene, BEFORE_S)
@@ -155,7 +176,7 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
                 say("repairing with `up`")
                 repaired, recovered = _repair(rehearsal, writers, scene)
             else:
-                repaired, recovered = "by itself", _await(whole, writers, scene)
+                repaired, recovered = "by itself", _await(whole, writers, scene, drill.limit_s)
             _listen(writers, scene, max(2.0, scene.broken_at + AFTER_S - time.monotonic()))
         load = round(os.getloadavg()[0], 1)
         writers.send("stop")
@@ -180,7 +201,11 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
         recovery_s=None if recovered is None else round(recovered - scene.broken_at, 2),
         repair=repaired,
         target_s=drill.target_s,
-        met=lost == 0 and outage_s <= drill.target_s and recovered is not None and green,
+        met=lost == 0
+        and (drill.clients_may_fail or not any(one.failed for one in counted))
+        and outage_s <= drill.target_s
+        and recovered is not None
+        and green,
         green=green,
         load_1min=load,
         writers=counted,
@@ -193,12 +218,18 @@ def _listen(writers: Clients, scene: Scene, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         event = writers.event(left)
-        if event is not None and event["event"] == "note":
+        if event is None:
+            continue
+        if event["event"] == "note":
             scene.notes.append((event["at"], f"{event['writer']}: {event['text']}"))
+        else:
+            scene.answers.put(event)
 
 
-def _await(whole: Callable[[], bool], writers: Clients, scene: Scene) -> float | None:
-    deadline = scene.broken_at + LIMIT_S
+def _await(
+    whole: Callable[[], bool], writers: Clients, scene: Scene, limit_s: float
+) -> float | None:
+    deadline = scene.broken_at + limit_s
     while time.monotonic() < deadline:
         with contextlib.suppress(ApiError):
             if whole():
@@ -271,6 +302,7 @@ def written(result: dict[str, Any], broken_at: float) -> Written:
         outage_s=round(longest_gap(result["acks"], broken_at)[0], 2),
         errors=result["errors"],
         lost_items=result["lost"],
+        failed=result.get("failed", 0),
     )
 
 

@@ -8,32 +8,40 @@ runs those that the caller asks for until it is told to stop.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
 import psycopg
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from psycopg import sql
 
 from rehearsal import clients
 from rehearsal.access import DRILL_TOPIC, Access
+from rehearsal.drills import visitors
+from rehearsal.drills.record import Record, producer, replace_file
 
 _READY_S = 40.0
 _SETTLE_S = 90.0  # for what was accepted before the stop to be acknowledged and read back
 _CLIENT_TIMEOUT_S = 3.0
+_LIFETIME_S = 20.0
+"""Of a pooled session: shorter than Pgpool's drain_s, as any client's pool must have it."""
 
 
 class Writer(Protocol):
     """What every writer offers."""
+
+    def trust(self, pem: str) -> None:
+        """Verify servers with these certificates from now on, as after a change of the bundle."""
 
     def start(self) -> None:
         """Begin to write; raises OSError or the client's own error when the service is away."""
@@ -42,52 +50,35 @@ class Writer(Protocol):
         """End, read back, count: plain JSON, see `summary`."""
 
 
-class Record:
-    """What was acknowledged: when, which, on which lane (a partition; one lane otherwise)."""
-
-    def __init__(self, writer: str) -> None:
-        self.writer = writer
-        self.acknowledged: list[tuple[float, int, int]] = []
-        self.attempts = 0
-        self.errors: Counter[str] = Counter()
-
-    def acknowledge(self, item: int, lane: int = 0) -> None:
-        """Note an acknowledgement that came now."""
-        self.acknowledged.append((time.monotonic(), item, lane))
-
-    def note(self, text: str) -> None:
-        """Tell the caller at once what the writer saw, for the timeline."""
-        clients.emit("note", writer=self.writer, at=time.monotonic(), text=text)
-
-    def error(self, error: object) -> None:
-        """Count an error by its first line."""
-        lines = str(error).strip().splitlines()
-        self.errors[lines[0][:160] if lines else type(error).__name__] += 1
-
-    def summary(self, stored: set[int]) -> dict[str, Any]:
-        """Plain JSON; `acks` are (seconds of the monotonic clock, lane)."""
-        accepted = {item for _, item, _ in self.acknowledged}
-        return {
-            "attempts": self.attempts,
-            "acknowledged": len(accepted),
-            "stored": len(stored),
-            "lost": sorted(accepted - stored)[:100],
-            "lost_count": len(accepted - stored),
-            "errors": dict(self.errors.most_common(5)),
-            "acks": [(at, lane) for at, _, lane in self.acknowledged],
-        }
-
-
 class PostgresWriter(threading.Thread):
-    """One session that inserts a row every 10 ms through Pgpool, and reconnects at any error."""
+    """One session that inserts a row every 10 ms through Pgpool, and reconnects at any error.
 
-    def __init__(self, access: Access, folder: Path, run: str) -> None:
-        super().__init__(name="postgres-writer", daemon=True)
-        self._dsn = access.dsn(folder)
-        self._table = sql.Identifier(f"drill_{run}")
+    `direct` goes to the primary's service instead. After `lifetime_s` a session is left for a new
+    one, as clients' pools do.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        folder: Path,
+        run: str,
+        *,
+        direct: bool = False,
+        lifetime_s: float = math.inf,
+    ) -> None:
+        name = "postgres-direct" if direct else "postgres"
+        super().__init__(name=f"{name}-writer", daemon=True)
+        self._dsn = access.dsn(folder, direct=direct)
+        self._authority = folder / "ca.crt"
+        self._lifetime_s = lifetime_s
+        self._table = sql.Identifier(f"drill_{'direct_' if direct else ''}{run}")
         self._asked = threading.Event()
         self._busy: tuple[float, psycopg.Connection[Any]] | None = None
-        self.record = Record("postgres")
+        self.record = Record(name)
+
+    def trust(self, pem: str) -> None:
+        """Connections made from now on read it."""
+        replace_file(self._authority, pem)
 
     def start(self) -> None:
         """Make the table, then write."""
@@ -123,12 +114,16 @@ class PostgresWriter(threading.Thread):
         """Write until asked to stop."""
         insert = sql.SQL("INSERT INTO {} (row) VALUES (%s)").format(self._table)
         connection: psycopg.Connection[Any] | None = None
+        since = 0.0
         while not self._asked.is_set():
+            if connection is not None and time.monotonic() - since > self._lifetime_s:
+                connection.close()
+                connection = None
             row = self.record.attempts
             self.record.attempts += 1
             try:
                 if connection is None:
-                    connection = self._connect()
+                    connection, since = self._connect(), time.monotonic()
                 self._busy = (time.monotonic(), connection)
                 connection.execute(insert, (row,))
                 self.record.acknowledge(row)
@@ -171,29 +166,28 @@ class KafkaWriter(threading.Thread):
         super().__init__(name="kafka-writer", daemon=True)
         self.record = Record("kafka")
         self._run = run
-        self._producer = Producer(
-            access.kafka_options(
-                "verify",
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=2,
-                delivery_timeout_ms=60_000,
-                request_timeout_ms=5_000,
-                socket_timeout_ms=6_000,
-                topic_metadata_refresh_interval_ms=2_000,
-            ),
-            error_cb=lambda error: self.record.error(error.str()),
-        )
-        self._consumer = Consumer(
-            access.kafka_options(
+        self._access = access
+        self._producer = producer(access, self.record)
+        self._consumer = self._reader()
+        self._asked = threading.Event()
+        self._start: list[TopicPartition] = []
+
+    def _reader(self) -> Consumer:
+        return Consumer(
+            self._access.kafka_options(
                 "verify",
                 group_id="estate-verify-drill",
                 enable_auto_commit=False,
                 error_cb=lambda error: None,
             )
         )
-        self._asked = threading.Event()
-        self._start: list[TopicPartition] = []
+
+    def trust(self, pem: str) -> None:
+        """A client reads its certificates once: new ones take over, as in a rolled out program."""
+        self._access = dataclasses.replace(self._access, ca=pem)
+        former, self._producer = self._producer, producer(self._access, self.record)
+        self._consumer = self._reader()
+        former.flush(_SETTLE_S)
 
     def start(self) -> None:
         """Remember where each partition ends now, then produce."""
@@ -283,9 +277,14 @@ class MqttWriter(threading.Thread):
         self._subscribed = threading.Event()
         self._address = (access.mqtt_host, access.mqtt_port)
         self._topic = f"sensors/drill-{run}/number"
-        self._publisher: mqtt.Client = access.mqtt_client("device", f"drill-{run}-device")
+        self._contexts = [access.tls_context() for _ in range(2)]
+        self._publisher: mqtt.Client = access.mqtt_client(
+            "device", f"drill-{run}-device", self._contexts[0]
+        )
         self._publisher.on_publish = self._acknowledge
-        self._subscriber: mqtt.Client = access.mqtt_client("bridge", f"drill-{run}-reader")
+        self._subscriber: mqtt.Client = access.mqtt_client(
+            "bridge", f"drill-{run}-reader", self._contexts[1]
+        )
         self._subscriber.on_message = self._message
         self._subscriber.on_connect = self._connected
         self._subscriber.on_subscribe = lambda *_: self._subscribed.set()
@@ -297,6 +296,11 @@ class MqttWriter(threading.Thread):
         self._numbers: dict[int, int] = {}
         self._early: dict[int, Any] = {}
         self._received: set[int] = set()
+
+    def trust(self, pem: str) -> None:
+        """Reconnections verify with these too; the connection that is there goes on."""
+        for context in self._contexts:
+            context.load_verify_locations(cadata=pem)
 
     def _disconnected(self, who: str) -> Any:
         def note(_: object, __: object, ___: object, reason: Any, ____: object) -> None:
@@ -381,10 +385,14 @@ class MqttWriter(threading.Thread):
 
 
 def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
-    """The writer of a kind: postgres, kafka or mqtt."""
+    """The writer of a kind: postgres, postgres-pooled, postgres-direct, kafka or mqtt."""
     match kind:
         case "postgres":
             return PostgresWriter(access, folder, run)
+        case "postgres-pooled":
+            return PostgresWriter(access, folder, run, lifetime_s=_LIFETIME_S)
+        case "postgres-direct":
+            return PostgresWriter(access, folder, run, direct=True)
         case "kafka":
             return KafkaWriter(access, run)
         case "mqtt":
@@ -395,13 +403,16 @@ def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
 def main() -> int:
     """Start the writers of the specification, say `ready`, and count after `stop`."""
     access, specification = clients.specification()
-    stop = clients.stop_asked()
+    writers: dict[str, Writer] = {}
+    stop = clients.stop_asked(lambda command: visitors.answer(command, writers.values()))
     with tempfile.TemporaryDirectory(prefix="estate-drill-") as folder:
         kind = ""
         try:
-            writers = {}
             for kind in specification["writers"]:
-                writers[kind] = make(kind, access, Path(folder), specification["run"])
+                own = Path(folder) / kind
+                own.mkdir()
+                made = visitors.make(kind, access, own, specification["run"])
+                writers[kind] = made or make(kind, access, own, specification["run"])
                 writers[kind].start()
             clients.emit("ready")
             stop.wait()

@@ -13,6 +13,7 @@ from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
 from components.datalake.strimzi_operator import strimzi_rules
 from components.monitoring.rules import rules
+from components.platform.certificate_rules import DAY_S, certificate_rules
 
 POSTGRES = PostgresConfig.model_validate(
     {
@@ -25,7 +26,16 @@ GROUPS = {
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "strimzi": strimzi_rules(),
     "monitoring": rules("monitoring"),
+    "cert-manager": certificate_rules("platform"),
 }
+
+
+def expires(name: str) -> str:
+    return f'certmanager_certificate_expiration_timestamp_seconds{{namespace="a", name="{name}"}}'
+
+
+def renews(name: str) -> str:
+    return f'certmanager_certificate_renewal_timestamp_seconds{{namespace="a", name="{name}"}}'
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +106,29 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             {'strimzi_resource_state{kind="Kafka", name="k", resource_namespace="datalake"}': 1},
             False,
         ),
+        # The clock of a rule test begins at 0 and is asked at 8,100 s.
+        ("cert-manager", "CertificateExpiresSoon", {expires("kafka-tls"): 14 * DAY_S}, True),
+        ("cert-manager", "CertificateExpiresSoon", {expires("kafka-tls"): 15 * DAY_S}, False),
+        ("cert-manager", "CertificateExpiresSoon", {expires("kafka-tls"): 0}, False),
+        ("cert-manager", "AuthorityExpiresSoon", {expires("estate-ca"): 89 * DAY_S}, True),
+        ("cert-manager", "AuthorityExpiresSoon", {expires("estate-ca-2"): 89 * DAY_S}, True),
+        ("cert-manager", "AuthorityExpiresSoon", {expires("estate-ca"): 91 * DAY_S}, False),
+        ("cert-manager", "AuthorityExpiresSoon", {expires("kafka-tls"): 29 * DAY_S}, False),
+        ("cert-manager", "CertificateRenewalOverdue", {renews("kafka-tls"): -DAY_S}, True),
+        ("cert-manager", "CertificateRenewalOverdue", {renews("kafka-tls"): 1}, False),
+        ("cert-manager", "CertificateRenewalOverdue", {renews("kafka-tls"): 0}, False),
+        (
+            "cert-manager",
+            "CertificateNotReady",
+            {'certmanager_certificate_ready_status{namespace="a", name="b", condition="False"}': 1},
+            True,
+        ),
+        (
+            "cert-manager",
+            "CertificateNotReady",
+            {'certmanager_certificate_ready_status{namespace="a", name="b", condition="True"}': 1},
+            False,
+        ),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 0}, True),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 1}, False),
     ],
@@ -118,13 +151,13 @@ def test_an_alert_fires_when_it_should_and_only_then(
         "evaluation_interval": "15s",
         "tests": [
             {
-                "interval": "15s",
+                "interval": "1m",
                 "input_series": [
-                    {"series": name, "values": f"{value}x80"} for name, value in series.items()
+                    {"series": name, "values": f"{value}x160"} for name, value in series.items()
                 ],
                 "alert_rule_test": [
                     {
-                        "eval_time": "15m",
+                        "eval_time": "135m",
                         "alertname": alert,
                         "exp_alerts": [{"exp_labels": {}}] if fires else [],
                     }

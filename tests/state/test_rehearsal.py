@@ -123,16 +123,16 @@ def test_what_is_changed_or_deleted_by_hand_is_named(up: Estate) -> None:
     budget = json.loads(up.kubectl("get", "pdb", "-A", "-o", "json"))["items"][0]["metadata"]
     where = f"{budget['namespace']}/{budget['name']}"
     saved = up.kubectl("get", "pdb", "-n", budget["namespace"], budget["name"], "-o", "yaml")
-    up.kubectl("scale", "-n", "datalake", "deployment/pgpool", "--replicas=3")
+    up.kubectl("scale", "-n", "datalake", "statefulset/pgpool", "--replicas=3")
     up.kubectl("delete", "pdb", "-n", budget["namespace"], budget["name"])
     try:
         titles = {row["title"]: row["detail"] for row in up.rows("estate.as-declared", code=1)}
     finally:
-        up.kubectl("scale", "-n", "datalake", "deployment/pgpool", "--replicas=2")
+        up.kubectl("scale", "-n", "datalake", "statefulset/pgpool", "--replicas=2")
         file = up.state / "budget.yaml"
         file.write_text(saved)
         up.kubectl("create", "-f", str(file))
-    assert "spec.replicas is 3, declared 2" in titles["Deployment datalake/pgpool"]
+    assert "spec.replicas is 3, declared 2" in titles["StatefulSet datalake/pgpool"]
     assert titles[f"PodDisruptionBudget {where}"] == "deleted by hand"
     assert not failed(up.rows("estate.as-declared"))
 

@@ -44,13 +44,8 @@ def issue(ctx: ProbeContext, *, namespace: str, issuer: str, trust: str) -> str:
             ctx.secret({"namespace": namespace, "secret": name, "key": "tls.crt"})
         )
         data = ctx.core.read_namespaced_config_map(trust, namespace).data or {}
-        authority = x509.load_pem_x509_certificate(data.get("ca.crt", "").encode())
-        try:
-            leaf.verify_directly_issued_by(authority)
-        except Exception as error:
-            raise AssertionError(
-                f"the certificate does not verify against {trust}: {error or type(error).__name__}"
-            ) from None
+        reasons = [_refusal(leaf, authority) for authority in _bundle(data.get("ca.crt", ""))]
+        assert not all(reasons), f"the certificate does not verify against {trust}: {reasons}"
     except ApiException as error:
         raise AssertionError(f"certificate {namespace}/{name}: {_reason(error)}") from None
     finally:
@@ -83,24 +78,39 @@ def _reason(error: ApiException) -> str:
 
 
 @probe("pki_trust")
-def trusted(ctx: ProbeContext, *, namespaces: list[str], trust: str, ca: Mapping[str, str]) -> str:
-    """The ConfigMap of every namespace holds the certificate that the authority signs with."""
-    expected = _fingerprint(ctx.secret(ca))
+def trusted(
+    ctx: ProbeContext, *, namespaces: list[str], trust: str, ca: list[Mapping[str, str]]
+) -> str:
+    """The ConfigMap of every namespace holds the certificates of all generations, and no other."""
+    expected = _fingerprints([one for ref in ca for one in _bundle(ctx.secret(ref).decode())])
     for namespace in namespaces:
         try:
             data = ctx.core.read_namespaced_config_map(trust, namespace).data or {}
         except ApiException as error:
             raise AssertionError(f"config map {namespace}/{trust}: {_reason(error)}") from None
-        found = _fingerprint(data.get("ca.crt", "").encode())
+        found = _fingerprints(_bundle(data.get("ca.crt", "")))
         assert found == expected, (
             f"namespace {namespace} trusts {found or 'no certificate'}, the authority is {expected}"
         )
     return f"{len(namespaces)} namespaces trust {expected}"
 
 
-def _fingerprint(pem: bytes) -> str:
+def _refusal(leaf: x509.Certificate, authority: x509.Certificate) -> str:
+    """Why a certificate was not issued by an authority; empty when it was."""
     try:
-        digest = x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256())
+        leaf.verify_directly_issued_by(authority)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _bundle(pem: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        return ""
-    return base64.b16encode(digest[:6]).decode().lower()
+        return []
+
+
+def _fingerprints(certificates: list[x509.Certificate]) -> str:
+    digests = (one.fingerprint(hashes.SHA256()) for one in certificates)
+    return " ".join(sorted(base64.b16encode(digest[:6]).decode().lower() for digest in digests))

@@ -120,6 +120,41 @@ def test_a_password_in_place_of_a_reference_is_not_repeated(values: Values) -> N
     assert "exactly one source" in "\n".join(problems(values))
 
 
+@pytest.mark.parametrize(
+    ("password", "words"),
+    [
+        (
+            {"vault": {"path": "a", "key": "b", "file": "c"}},
+            "vault.file: unknown key; allowed here: key",
+        ),
+        ({"vault": {"path": "/hunter2", "key": "b"}}, "vault.path: (a hidden value)"),
+        ({"vault": {"path": "a"}}, "vault.key: missing"),
+        ({"vault": "hunter2"}, "password.vault: (a hidden value)"),
+        ({"aws": {"secret_id": "a", "kee": "b"}}, "aws.kee: unknown key; did you mean"),
+        ({"aws": {"secret_id": "a"}, "env": "B"}, "env, file, vault, aws or pulumi; got env, aws"),
+    ],
+)
+def test_a_mistyped_reference_is_named_without_its_values(
+    values: Values, password: dict[str, Any], words: str
+) -> None:
+    values["kafka"]["users"][0]["password"] = password
+    (line,) = problems(values)
+    assert words in line and "hunter2" not in line
+
+
+def test_a_reference_to_vault_or_aws_reads_as_it_is_written(values: Values) -> None:
+    for password, words in (
+        (
+            {"vault": {"path": "data-lake/kafka", "key": "admin"}},
+            "vault secret/data-lake/kafka#admin",
+        ),
+        ({"aws": {"secret_id": "estate/kafka", "key": "admin"}}, "aws estate/kafka#admin"),
+        ({"aws": {"secret_id": "estate/kafka"}}, "aws estate/kafka"),
+    ):
+        values["kafka"]["users"][0]["password"] = password
+        assert dict(secret_refs(load(values)))["kafka.users.0.password"].source == words
+
+
 def test_immutable_keys_name_what_would_lose_data() -> None:
     keys = immutable_keys(load(FILE))
     assert keys["kafka.cluster_id"] == "ZXN0YXRlLXJlaGVhcnNhbA"

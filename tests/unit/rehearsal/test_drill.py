@@ -13,7 +13,7 @@ import pytest
 from rehearsal import bench, drill, provenance
 from rehearsal.drills import harness
 from rehearsal.drills.harness import Result, Written, log_times, longest_gap, observer, timeline
-from rehearsal.drills.writers import Record
+from rehearsal.drills.record import Record
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.rehearsal import Rehearsal
 

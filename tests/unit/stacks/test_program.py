@@ -9,6 +9,7 @@ from components.model import Images, SecretRef
 from configs.errors import ConfigError
 from configs.schema import Environment
 from stacks.context import Context, manifest, missing_secret_files
+from stacks.secret_sources import SecretSources
 from tests.rendering import render
 
 
@@ -18,7 +19,7 @@ def context(folder: Path | None) -> Context:
         images=Images({}),
         stack="test",
         config=pulumi.Config("estate"),
-        secrets_folder=folder,
+        sources=SecretSources(folder),
     )
 
 
@@ -75,7 +76,7 @@ def test_a_release_that_was_never_vendored_is_named() -> None:
 def test_a_secret_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("value\n", encoding="utf-8")
     found = context(tmp_path)
-    assert found._read(SecretRef(file="a")) == "value"
+    assert found.sources.read(SecretRef(file="a")) == "value"
     resolved: list[str] = []
 
     # No output is made here: Pulumi would wait for it in whichever test runs a program next.

@@ -11,6 +11,7 @@ import pulumi
 import pytest
 from pulumi.runtime.stack import wait_for_rpcs
 
+from components.authority import Authority
 from components.datalake.kafka import Kafka
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.kafka_config import KafkaConfig
@@ -69,6 +70,7 @@ def _statefulset(opts: pulumi.ResourceOptions) -> KafkaCluster:
         namespace="datalake",
         image=_image("docker.io/apache/kafka", "4.4.0"),
         admin_image=_image("docker.io/estate/admin", "1"),
+        authority=Authority(),
         passwords={"verify": pulumi.Output.secret(PASSWORD)},
         monitors=[],
         opts=opts,
@@ -96,6 +98,7 @@ def _strimzi(opts: pulumi.ResourceOptions) -> KafkaCluster:
         KafkaConfig.model_validate(VALUES | {"implementation": "strimzi"}),
         namespace="datalake",
         version="4.3.1",
+        authority=Authority(),
         passwords={"verify": pulumi.Output.secret(PASSWORD)},
         operator=operator.ready,
         monitors=[],

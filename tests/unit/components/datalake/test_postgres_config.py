@@ -42,6 +42,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         secrets={"app": "postgres-app", "monitor": "postgres-monitor"},
         server_tls="postgres-server",
         replication_tls="postgres-replication",
+        ca="postgres-ca",
     )
 
 
@@ -98,9 +99,9 @@ def test_stopping_does_not_wait_for_clients_and_ends_within_its_grace() -> None:
 def test_every_certificate_is_the_estates() -> None:
     assert spec()["certificates"] == {
         "serverTLSSecret": "postgres-server",
-        "serverCASecret": "postgres-server",
+        "serverCASecret": "postgres-ca",
         "replicationTLSSecret": "postgres-replication",
-        "clientCASecret": "postgres-replication",
+        "clientCASecret": "postgres-ca",
     }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ import pulumi
 import pytest
 from pulumi.runtime.stack import wait_for_rpcs
 
+from components.authority import Authority
 from components.datalake import cloudnative_pg
 from components.datalake.cloudnative_pg import CloudNativePgConfig, CloudNativePgOperator
 from components.datalake.pgpool import Pgpool
@@ -87,6 +89,9 @@ class Estate:
         return [item for item in self.objects if item["kind"] in kinds]
 
 
+AUTHORITY = Authority(signing=2, trusted=(1, 2), bundle="CERTIFICATES")
+
+
 def compose() -> list[Any]:
     operator = PrometheusOperator(
         "prometheus-operator",
@@ -102,6 +107,7 @@ def compose() -> list[Any]:
         namespace="platform",
         image=IMAGES["cnpg_operator"],
         objects=manifest(cloudnative_pg.MANIFEST),
+        authority=AUTHORITY,
         monitors=operator.definitions,
     )
     postgres = Postgres(
@@ -116,6 +122,7 @@ def compose() -> list[Any]:
         image=IMAGES["postgresql"],
         passwords=PASSWORDS,
         operator=cnpg.ready,
+        authority=AUTHORITY,
         monitors=operator.definitions,
     )
     pgpool = Pgpool(
@@ -127,6 +134,7 @@ def compose() -> list[Any]:
         exporter_image=IMAGES["sql_exporter"],
         passwords={name: pulumi.Output.secret(value) for name, value in PASSWORDS.items()},
         owner="app",
+        authority=AUTHORITY,
         monitors=operator.definitions,
     )
     monitoring = Monitoring(
@@ -136,6 +144,7 @@ def compose() -> list[Any]:
         watched=NAMESPACES,
         images=IMAGES,
         operator=operator.ready,
+        authority=AUTHORITY,
     )
     return [operator, cnpg, postgres, pgpool, monitoring]
 
@@ -198,8 +207,6 @@ def test_no_release_namespace_is_left(estate: Estate) -> None:
 
 def test_the_webhooks_take_their_certificate_from_cert_manager(estate: Estate) -> None:
     for item in estate.kinds("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
-        annotations = item["metadata"]["annotations"]
-        assert annotations["cert-manager.io/inject-ca-from"] == "platform/cnpg-webhook-tls"
         for hook in item["webhooks"]:
             assert hook["clientConfig"]["service"]["namespace"] == "platform"
     pod = estate.get("Deployment", "cnpg-controller-manager")["spec"]["template"]["spec"]
@@ -231,7 +238,7 @@ def test_monitors_and_rules_carry_the_label_that_prometheus_selects(estate: Esta
 
 def test_a_monitors_port_is_a_port_of_its_pods(estate: Estate) -> None:
     port = estate.get("PodMonitor", "pgpool")["spec"]["podMetricsEndpoints"][0]["port"]
-    pod = estate.get("Deployment", "pgpool")["spec"]["template"]["spec"]
+    pod = estate.get("StatefulSet", "pgpool")["spec"]["template"]["spec"]
     names = {p["name"] for c in pod["containers"] for p in c["ports"]}
     assert port in names
 
@@ -246,10 +253,24 @@ def test_certificates_of_the_cluster_are_loaded_again_when_renewed(estate: Estat
     assert "secretTemplate" not in estate.get("Certificate", "pgpool-tls")["spec"]
 
 
+def test_all_are_certified_by_the_signing_generation_and_trust_every_one(estate: Estate) -> None:
+    certificates = estate.kinds("Certificate")
+    assert len(certificates) >= 6
+    assert {item["spec"]["issuerRef"]["name"] for item in certificates} == {"estate-ca-2"}
+    assert estate.get("Secret", "postgres-ca")["stringData"] == {"ca.crt": "CERTIFICATES"}
+    for hook in estate.kinds("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+        for one in hook["webhooks"]:
+            assert base64.b64decode(one["clientConfig"]["caBundle"]) == b"CERTIFICATES"
+    # What is in a certificate's own Secret is its issuer alone: nobody may be verified with it.
+    mounted = str(estate.get("ConfigMap", "pgpool-config")["data"])
+    assert "/trust/ca.crt" in mounted and "/tls/ca.crt" not in mounted
+
+
 def test_the_pool_survives_a_drain_and_a_roll_out(estate: Estate) -> None:
     assert estate.get("PodDisruptionBudget", "pgpool")["spec"]["maxUnavailable"] == 1
-    rolling = estate.get("Deployment", "pgpool")["spec"]["strategy"]["rollingUpdate"]
-    assert rolling == {"maxUnavailable": 0, "maxSurge": 1}
+    pod = estate.get("StatefulSet", "pgpool")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 60 + 15, "drains longer than sessions may last"
+    assert pod["containers"][0]["readinessProbe"]["exec"]["command"][-1].endswith("/ready.sh")
 
 
 def test_passwords_appear_in_secrets_only_and_marked(estate: Estate) -> None:
