@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
@@ -217,16 +217,15 @@ def judged(ratio: float, wanted: float) -> str:
 
 
 def _show(count: int, clocks: Mapping[str, Clock], figures: Mapping[str, float]) -> None:
-    rows: list[tuple[Any, ...]] = []
-    for name, clock in clocks.items():
-        cells = (name, f"{clock.seconds:.1f}", f"{clock.process_s:.1f}", f"{clock.cpu_s:.1f}")
-        ratio, wanted = figures.get(name), WANTED.get(name, 0.0)
-        judgement = ("", "", "")
-        if ratio is not None:
-            judgement = (f"x {ratio:.2f}", f"x {wanted:.1f}", judged(ratio, wanted))
-        rows.append((*cells, *judgement))
     console.table(
         f"{count} Deployments of 2 replicas and {count} ConfigMaps",
-        ("what", "seconds", "process s", "its CPU s", "to kubectl", "wanted", ""),
-        rows,
+        ("what", "seconds", "process", "its CPU", "load"),
+        [
+            (name, *(f"{value:.1f}" for value in asdict(clock).values()))
+            for name, clock in clocks.items()
+        ],
     )
+    for name, ratio in figures.items():
+        wanted = WANTED[name]
+        words = f"{name}: x {ratio:.2f} of kubectl's, x {wanted:.1f} wanted: "
+        console.say(words + judged(ratio, wanted))

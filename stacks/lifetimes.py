@@ -7,6 +7,9 @@ namespace stays, each is deleted as ever.
 Custom resources are left out. Their operators have to see them go (finalizers of topics, backups,
 volumes), in the order of the declaration and while they still run: a namespace drops everything at
 once, the operator too, and is then held for ever by what that would have finished.
+
+A protected namespace takes nothing with it. It refuses to go after Pulumi has crossed out what is
+in it, which would then be there without a state that knows of it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ def register() -> None:
             return None
         metadata = args.props.get("metadata")
         if args.type_ == "kubernetes:core/v1:Namespace":
-            made[_field(metadata, "name")] = args.resource
+            if not args.opts.protect:
+                made[_field(metadata, "name")] = args.resource
             return None
         space = _field(metadata, "namespace")
         version = args.props.get("apiVersion") or args.props.get("api_version") or ""
@@ -50,7 +54,7 @@ def register() -> None:
             return None
 
         def urn(name: str) -> pulumi.Output[str]:
-            # A namespace that is none of ours (kube-system) does not go: its objects go one by one.
+            # Protected, or none of ours (kube-system): its objects go one by one.
             return made[name].urn if name in made else pulumi.Output.from_input("")
 
         holder = _Namespace(pulumi.Output.from_input(space).apply(urn))

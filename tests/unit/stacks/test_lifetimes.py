@@ -39,14 +39,14 @@ found = rendering._run(sys.argv[1])
 json.dump([found["resources"], holders], sys.stdout)
 """
 
+SPACES = {"platform", "datalake", "realtime", "monitoring"}
 Holders = dict[tuple[str, str], tuple[dict[str, Any], str]]
 
 
-@pytest.fixture(scope="module", params=["local", "onprem"])
-def program(request: pytest.FixtureRequest) -> Holders:
-    """Body and holder (a URN, or nothing) of each registered object, by type and name."""
+def program(environment: str) -> Holders:
+    """Body and holder (a namespace, or nothing) of each registered object, by type and name."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, request.param],
+        [sys.executable, "-c", PROGRAM, environment],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -64,22 +64,30 @@ def program(request: pytest.FixtureRequest) -> Holders:
     }
 
 
-def test_objects_go_with_the_namespace_that_they_are_in(program: Holders) -> None:
+@pytest.fixture(scope="module")
+def local() -> Holders:
+    return program("local")
+
+
+def test_objects_go_with_the_namespace_that_they_are_in(local: Holders) -> None:
     kinds = defaultdict(set)
-    for body, holder in program.values():
+    for body, holder in local.values():
         space = body["metadata"].get("namespace")
-        if space is not None and not is_custom(body["apiVersion"]):
+        if space in SPACES and not is_custom(body["apiVersion"]):
             assert holder == space, (body["kind"], body["metadata"]["name"])
             kinds[holder].add(body["kind"])
-    assert set(kinds) >= {"platform", "datalake", "monitoring"}
+    assert set(kinds) == SPACES
     assert {"Deployment", "ConfigMap", "Service"} <= kinds["platform"]
 
 
-def test_custom_resources_and_what_is_in_no_namespace_go_by_themselves(program: Holders) -> None:
-    alone = [body for body, holder in program.values() if not holder]
+def test_custom_resources_and_what_is_in_no_namespace_go_by_themselves(local: Holders) -> None:
+    alone = [body for body, holder in local.values() if not holder]
     kinds = {body["kind"] for body in alone}
     assert {"Namespace", "CustomResourceDefinition", "ClusterRole", "Cluster"} <= kinds
     for body in alone:
-        space = body["metadata"].get("namespace")
-        ours = space in ("platform", "datalake", "realtime", "monitoring")
+        ours = body["metadata"].get("namespace") in SPACES
         assert not ours or is_custom(body["apiVersion"]), body["metadata"]
+
+
+def test_a_protected_namespace_takes_nothing_with_it() -> None:
+    assert {holder for _, holder in program("onprem").values()} == {""}
