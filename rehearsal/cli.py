@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from rehearsal import paths
-from rehearsal.errors import EstateError
+from rehearsal.errors import EstateError, UsageError
 
 app = typer.Typer(
     name="estate",
@@ -180,9 +180,23 @@ def drill(
 
 
 @app.command(rich_help_panel="Proof")
-def bench(name: Name = "local", out: Out = None) -> None:
-    """Measure rates and latencies; the JSON carries the commit."""
-    _call("rehearsal.bench:run", name=name, out=out)
+def bench(
+    what: Annotated[
+        str, typer.Argument(help="estate: a green rehearsal; engine: Pulumi beside kubectl.")
+    ] = "estate",
+    name: Name = "local",
+    count: Annotated[
+        int, typer.Option(help="Deployments of `bench engine`, and ConfigMaps.", min=1, max=2000)
+    ] = 500,
+    out: Out = None,
+) -> None:
+    """Measure rates and latencies, or what Pulumi costs; the JSON carries the commit."""
+    if what == "estate":
+        _call("rehearsal.bench:run", name=name, out=out)
+    elif what == "engine":
+        _call("rehearsal.bench_engine:run", count, out)
+    else:
+        raise UsageError("bench", repr(what), "use estate or engine")
 
 
 @app.command(rich_help_panel="Proof", context_settings=RAW)

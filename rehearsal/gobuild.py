@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+
+from rehearsal.errors import EstateError
 
 _GRACE_S = 5.0
 
@@ -127,6 +131,38 @@ class Children:
 def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+PATCH = "patch.toml"
+"""In a module set: what is changed in one of its modules before the build, and why.
+
+`module` names it; each `replace` has a `file`, and a text `old` that must be there exactly once.
+"""
+
+
+def patched_module(patch: Path) -> str:
+    """The path of the module that a patch changes."""
+    return str(tomllib.loads(patch.read_text())["module"])
+
+
+def copy_patched(module: Path, target: Path, patch: Path) -> None:
+    """Copy a module (Go's cache is read-only, and its own) and change the copy.
+
+    Raises EstateError when the text to replace is not there once: another release of the module.
+    """
+    shutil.copytree(module, target, copy_function=shutil.copyfile)
+    for folder in (target, *(found for found in target.rglob("*") if found.is_dir())):
+        folder.chmod(0o755)
+    for change in tomllib.loads(patch.read_text())["replace"]:
+        file = target / change["file"]
+        text = file.read_text()
+        if (count := text.count(change["old"])) != 1:
+            raise EstateError(
+                f"{patch.parent.name}/{PATCH}",
+                f"its text is {count} times in {change['file']}",
+                "fit it to this release of the module, or remove it",
+            )
+        file.write_text(text.replace(change["old"], change["new"]))
 
 
 UNREACHABLE = re.compile(

@@ -7,10 +7,11 @@ program declares, so objects stay plain JSON and their path comes from the API's
 from __future__ import annotations
 
 import calendar
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -37,6 +38,7 @@ _BUSY = Retry(
     backoff_factor=0.2,
     backoff_max=1,
 )
+_CHUNK = 64 * 1024
 _GRACE_S = 5  # enough to end in order; programs that ignore SIGTERM are not waited for
 
 
@@ -142,6 +144,26 @@ class Api:
                 return []
             raise
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
+
+    @contextlib.contextmanager
+    def watching(self, path: str, seconds: int, **query: str) -> Iterator[Iterator[Object]]:
+        """A collection's watch events, from those that make its present state on.
+
+        It is open when the context is entered, and ends by itself after `seconds`. Raises ApiError.
+        """
+        asked = {**query, "watch": "1", "timeoutSeconds": str(seconds)}
+        try:
+            with self._session.get(
+                self._server + path,
+                params=asked,
+                stream=True,
+                timeout=(self._timeout_s, seconds + self._timeout_s),
+            ) as answer:
+                if answer.status_code >= 400:
+                    raise ApiError(answer.status_code, answer.text[:300])
+                yield (json.loads(line) for line in answer.iter_lines(_CHUNK) if line)
+        except requests.RequestException as error:
+            raise ApiError(0, f"the Kubernetes API does not answer: {error}") from None
 
     def merge(self, path: str, patch: object) -> Object:
         """Apply a JSON merge patch."""

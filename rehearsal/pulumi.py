@@ -18,6 +18,8 @@ from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
 _ORDERLY_S = 30.0  # to stop waiting for objects, and write the state
+# Most of a step is waiting: for an object to be ready, for a checkpoint that many steps share.
+_PARALLEL = ("--parallel", "128")
 _NO_CHANGE = {"same", "read"}
 # Pulumi's own mark of a secret value in a state (sdk/go/common/resource, SigKey and SecretSig).
 _SIGNATURE, _SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
@@ -42,12 +44,22 @@ class State:
 class Pulumi:
     """Runs `pulumi` from the repository with a rehearsal's environment.
 
-    What it shows of its progress goes to stdout, or to `progress`.
+    What it shows of its progress goes to stdout, or to `progress`. `project` is the folder of
+    another program than the estate's; `variables` win over the rehearsal's environment.
     """
 
-    def __init__(self, rehearsal: Rehearsal, progress: IO[str] | None = None) -> None:
+    def __init__(
+        self,
+        rehearsal: Rehearsal,
+        progress: IO[str] | None = None,
+        *,
+        project: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._rehearsal = rehearsal
         self._progress = progress
+        self._project = project or paths.root()
+        self._variables = dict(variables or {})
 
     @property
     def _stack(self) -> str:
@@ -65,9 +77,14 @@ class Pulumi:
         with tempfile.TemporaryDirectory(dir=self._scratch(), prefix="pulumi-") as scratch:
             return _in_order(
                 [str(binary), *arguments],
-                cwd=folder or paths.root(),
+                cwd=folder or self._project,
                 # A larger heap between collections: a third less CPU for engine and provider.
-                env={"GOGC": "400", **rehearsal.environment(), "TMPDIR": scratch},
+                env={
+                    "GOGC": "400",
+                    **rehearsal.environment(),
+                    **self._variables,
+                    "TMPDIR": scratch,
+                },
                 stdout=subprocess.PIPE if capture else self._progress,
                 stderr=subprocess.PIPE if capture else None,
             )
@@ -118,7 +135,13 @@ class Pulumi:
         With `refresh`, Pulumi first reads every object, so that it puts back what a hand changed.
         """
         arguments = ["up", "--stack", self._stack, "--yes", "--skip-preview", "--non-interactive"]
-        arguments += ["--parallel", "32", "--suppress-outputs", *(["--refresh"] if refresh else [])]
+        arguments += [*_PARALLEL, "--suppress-outputs", *(["--refresh"] if refresh else [])]
+        return self._run(arguments, capture=False).returncode == 0
+
+    def destroy(self) -> bool:
+        """`pulumi destroy` without questions, shown as it goes; whether it ended well."""
+        arguments = ["destroy", "--stack", self._stack, "--yes", "--skip-preview"]
+        arguments += ["--non-interactive", *_PARALLEL, "--suppress-outputs"]
         return self._run(arguments, capture=False).returncode == 0
 
     def destroy(self) -> bool:

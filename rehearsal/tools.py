@@ -79,7 +79,7 @@ class Tool:
         embed = str(self.embed)
         for part in (self.package, self.version, self.ldflags, self.tags, embed, go_version):
             digest.update(part.encode() + b"\0")
-        for file in ("go.mod", "go.sum", "main.go"):
+        for file in ("go.mod", "go.sum", "main.go", gobuild.PATCH):
             path = self.folder / file
             digest.update(path.read_bytes() if path.exists() else b"")
         return digest.hexdigest()[:12]
@@ -230,6 +230,14 @@ class _Build:
                 shutil.copyfile(root / str(name), source / Path(str(name)).name)
             for name in tool.embed.get("folders", ()):  # type: ignore[attr-defined]
                 _copy_folder(root / str(name), source / Path(str(name)).name)
+        patch = source / gobuild.PATCH
+        if patch.exists():
+            module = gobuild.patched_module(patch)
+            self._go(["mod", "download", module])
+            root = Path(self._go(["list", "-m", "-f", "{{.Dir}}", module]).strip())
+            own = self.scratch / "patched"
+            gobuild.copy_patched(root, own, patch)
+            self._go(["mod", "edit", f"-replace={module}={own}"])
         stale = "{{if .Stale}}{{.ImportPath}}{{end}}"
         listed = self._go(["list", "-tags", tool.tags, "-deps", "-f", stale, tool.package])
         total = max(1, len(listed.split()))

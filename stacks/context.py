@@ -63,6 +63,29 @@ def manifest(name: str) -> list[Object]:
     return [body for body in yaml.load_all(text, Loader=_Loader) if body]
 
 
+def kubernetes(cluster: ClusterConfig, kubeconfig: pulumi.Input[str] | None = None) -> k8s.Provider:
+    """The Kubernetes provider: server-side apply, mutable ConfigMaps and Secrets.
+
+    Without a kubeconfig it takes KUBECONFIG's.
+    """
+    return k8s.Provider(
+        "kubernetes",
+        k8s.ProviderArgs(
+            kubeconfig=kubeconfig,
+            context=cluster.context,
+            enable_server_side_apply=True,
+            # Names are exact, so a replacement would delete first what pods still mount.
+            enable_config_map_mutable=True,
+            enable_secret_mutable=True,
+            # A stack must be destroyable when its cluster is gone already.
+            delete_unreachable=True,
+            kube_client_settings=k8s.KubeClientSettingsArgs(
+                qps=cluster.client_qps, burst=cluster.client_burst
+            ),
+        ),
+    )
+
+
 @dataclass
 class Context:
     """The environment of one stack, resolved, and what its layers have declared so far."""
@@ -97,25 +120,11 @@ class Context:
 
     @functools.cached_property
     def provider(self) -> k8s.Provider:
-        """The Kubernetes provider: server-side apply, mutable ConfigMaps and Secrets."""
+        """The provider of this environment's cluster."""
         cluster = ClusterConfig() if self.rehearsed else self.environment.cluster
-        return k8s.Provider(
-            "kubernetes",
-            k8s.ProviderArgs(
-                # No placeholder: Pulumi would take it for another cluster, to make all anew.
-                kubeconfig=self._read(cluster.kubeconfig) if cluster.kubeconfig else None,
-                context=cluster.context,
-                enable_server_side_apply=True,
-                # Names are exact, so a replacement would delete first what pods still mount.
-                enable_config_map_mutable=True,
-                enable_secret_mutable=True,
-                # A stack must be destroyable when its cluster is gone already.
-                delete_unreachable=True,
-                kube_client_settings=k8s.KubeClientSettingsArgs(
-                    qps=cluster.client_qps, burst=cluster.client_burst
-                ),
-            ),
-        )
+        # No placeholder: Pulumi would take it for another cluster, to make all anew.
+        given = self._read(cluster.kubeconfig) if cluster.kubeconfig else None
+        return kubernetes(cluster, given)
 
     def _resolve(self, ref: SecretRef) -> pulumi.Output[str]:
         if self.rehearsed:

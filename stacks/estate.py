@@ -6,13 +6,14 @@ import pulumi
 
 from components.model import MissingImage
 from configs.errors import ConfigError
-from stacks import datalake, foundation, monitoring, realtime, simulated
+from stacks import datalake, foundation, lifetimes, monitoring, realtime, simulated
 from stacks.context import Context, from_pulumi, json_list
 
 
 def main() -> None:
     """Run the program; a configuration problem ends it with one clear message."""
     simulated.register()
+    lifetimes.register()
     try:
         compose(from_pulumi())
     except ConfigError as error:

@@ -17,6 +17,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi.runtime import register_stack_transformation
 
+from components.platform.release import is_custom
 from stacks.context import REHEARSE_VARIABLE
 
 VARIABLE = "ESTATE_SIMULATED"
@@ -47,18 +48,12 @@ def transform(
         # One that is registered refuses every object of its kinds: nobody answers.
         props["webhooks"] = []
     elif not (
-        _is_custom(str(props.get("apiVersion") or props.get("api_version") or ""))
+        is_custom(str(props.get("apiVersion") or props.get("api_version") or ""))
         or (os.environ.get(REHEARSE_VARIABLE) == "1" and args.type_.endswith(_WORKLOADS))
     ):
         return None
     props["metadata"] = _not_awaited(props.get("metadata"))
     return pulumi.ResourceTransformationResult(props, args.opts)
-
-
-def _is_custom(api_version: str) -> bool:
-    """Whether a kind comes from a definition: the groups of Kubernetes itself end otherwise."""
-    group = api_version.rpartition("/")[0]
-    return "." in group and not group.endswith(".k8s.io")
 
 
 def _not_awaited(metadata: Any) -> Any:

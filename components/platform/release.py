@@ -22,6 +22,12 @@ class Manifest(pulumi.CustomResource):
         super().__init__(token, name, dict(body), opts)
 
 
+def is_custom(api_version: str) -> bool:
+    """Whether a kind comes from a definition: the groups of Kubernetes itself end otherwise."""
+    group = api_version.rpartition("/")[0]
+    return "." in group and not group.endswith(".k8s.io")
+
+
 def logical_name(body: Mapping[str, Any]) -> str:
     """`<namespace>/<name>` in lower case behind the kind: unique within a release."""
     metadata = body["metadata"]

@@ -19,6 +19,7 @@ import runpy
 import signal
 import sys
 import traceback
+import types
 import warnings
 
 SHOWN = 32  # agreed with the official host: "the user has seen the reason, say no more"
@@ -55,11 +56,28 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     for name in ("monitor", "engine", "project", "stack", "root_directory", "pwd", "organization"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--dry_run", default="false")
+    parser.add_argument("--debug", default="false")
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--tracing", help="accepted and not used")
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER)
     return parser.parse_args(argv)
+
+
+def _without_debug_lines() -> None:
+    """Leave out what the SDK would say of its own work, when nobody asked for it.
+
+    Each line is a call to the engine that the event loop waits for, three for every resource: a
+    fifth of the CPU of an `up`. What the program itself says by `pulumi.log.debug` is still sent.
+    """
+
+    def nothing(*_: object, **__: object) -> None:
+        return None
+
+    for name in ("resource", "rpc", "rpc_manager", "stack"):
+        module = sys.modules[f"pulumi.runtime.{name}"]
+        quiet = types.SimpleNamespace(**{**vars(module.log), "debug": nothing})
+        setattr(module, "log", quiet)  # noqa: B010  (a module has no such attribute for mypy)
 
 
 def main(argv: list[str]) -> int:
@@ -77,6 +95,8 @@ def main(argv: list[str]) -> int:
         )
         return 1
     runtime = pulumi.runtime
+    if args.debug != "true":
+        _without_debug_lines()
     runtime.set_all_config(runtime.get_config_env(), runtime.get_config_secret_keys_env())
     for name in ("PULUMI_CONFIG", "PULUMI_CONFIG_SECRET_KEYS"):
         os.environ.pop(name, None)  # read: what the program starts need not inherit its secrets

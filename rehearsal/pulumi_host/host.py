@@ -48,6 +48,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:  # it has just ended
+        return []
+
+
 def _interpreter(info: Any) -> tuple[str, dict[str, str]]:
     # `pulumi about` outside a project sends no root.
     options = json_format.MessageToDict(info.options)
@@ -224,7 +231,8 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
             if self._run_to_end(checked, context):
                 raise HostError(f"runtime option typechecker: {checker} failed, see above")
         environment |= launch.program_configuration(request)
-        arguments = launch.program_arguments(self._engine, request)
+        debug = launch.debug_wanted(_command_line(os.getppid()))
+        arguments = launch.program_arguments(self._engine, request, debug=debug)
         return self._run_to_end(self._start(python, arguments, env=environment), context)
 
     @_explained

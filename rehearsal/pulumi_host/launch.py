@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,16 @@ def interpreter(root: Path, options: Mapping[str, Any]) -> tuple[str, dict[str, 
     return found, environment
 
 
-def program_arguments(engine: str, request: Any) -> list[str]:
+def debug_wanted(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a pulumi with this command line shows or logs debug lines; the engine does not say.
+
+    `-v` asks for a log, which has them too.
+    """
+    asked = any(re.fullmatch(r"--debug(=true)?|-[a-z]*d|(--verbose|-v)=?\d*", w) for w in command)
+    return asked or environ.get("PULUMI_OPTION_DEBUG", "").lower() in ("1", "true")
+
+
+def program_arguments(engine: str, request: Any, *, debug: bool = False) -> list[str]:
     """Arguments to Python for the program of a RunRequest: what of it is public, so no config."""
     values = {
         "monitor": request.monitor_address,
@@ -76,6 +85,7 @@ def program_arguments(engine: str, request: Any) -> list[str]:
         "root_directory": request.info.root_directory,
         "pwd": request.pwd,
         "dry_run": "true" if request.dryRun else "false",
+        "debug": "true" if debug else "",
         "parallel": str(request.parallel),
         "organization": request.organization,
     }

@@ -77,6 +77,14 @@ def test_up_twice_output_and_destroy(project: Project) -> None:
     assert re.search(r"- 2 deleted", project.pulumi("destroy", "--yes", "--skip-preview"))
 
 
+def test_debug_lines_are_there_when_asked_for(project: Project) -> None:
+    project.write('import pulumi\npulumi.log.debug("my own line")\npulumi.export("a", 1)\n')
+    assert "my own line" not in project.pulumi("preview")
+    shown = project.pulumi("preview", "--debug")
+    assert "my own line" in shown
+    assert "resource registration successful" in shown, "the SDK's own lines"
+
+
 def test_stack_reference(project: Project) -> None:
     project.pulumi("up", "--yes", "--skip-preview")
     project.write(

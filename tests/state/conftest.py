@@ -2,8 +2,9 @@
 
 With ESTATE_CHECKS set (by `estate verify`, inside a rehearsal's namespaces): test_checks.py and
 test_hosts.py, whose results go to ESTATE_RESULTS as rows. Without: test_rehearsal.py, which brings
-a rehearsal up, does everything to it that is promised, and takes it down; and test_without_root.py,
-the same for what a user without root gets.
+a rehearsal up, does everything to it that is promised, and takes it down; test_without_root.py, the
+same for what a user without root gets; test_rehearse.py and test_bench_engine.py, which need no
+real node.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tests.state.probes import one_line
 
 INSIDE = "ESTATE_CHECKS" in os.environ
 _OUTSIDE = [
-    *("test_interruptions.py", "test_rehearsal.py", "test_rehearse.py", "test_without_root.py"),
+    *("test_bench_engine.py", "test_interruptions.py", "test_rehearsal.py", "test_rehearse.py"),
+    "test_without_root.py",
 ]
 collect_ignore = _OUTSIDE if INSIDE else ["test_checks.py", "test_hosts.py"]
 

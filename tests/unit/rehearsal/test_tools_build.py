@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from rehearsal import go, paths, tools
 from rehearsal.errors import EstateError
-from rehearsal.gobuild import reason
+from rehearsal.gobuild import PATCH, copy_patched, reason
 from rehearsal.locking import Busy, locked
 from rehearsal.tools import BuildFailed
 from tests.unit.rehearsal.conftest import Folders
@@ -25,6 +26,11 @@ from tests.unit.rehearsal.conftest import Folders
 # Compiled packages of Go's own runtime, shared by all runs of these tests.
 RUNTIME = paths.cache() / "test-go-build"
 GOOD = 'package main\n\nfunc main() { println("it runs") }\n'
+
+GREETER = (
+    'package main\n\nimport "example.test/greeting"\n\nfunc main() { println(greeting.Say()) }\n'
+)
+GREETING = 'package greeting\n\nfunc Say() string { return "hello" }\n'
 
 Event = tuple[str, str, int, int]
 
@@ -57,6 +63,19 @@ def toolchain(folder: Path, programs: dict[str, str]) -> Path:
     return folder
 
 
+def publish(proxy: Path, module: str, source: str) -> None:
+    """A folder that is a module proxy with version 1.0.0 of one module."""
+    folder = proxy / module / "@v"
+    folder.mkdir(parents=True)
+    text = f"module {module}\n\ngo 1.26\n"
+    (folder / "list").write_text("v1.0.0\n")
+    (folder / "v1.0.0.mod").write_text(text)
+    (folder / "v1.0.0.info").write_text('{"Version": "v1.0.0"}')
+    with zipfile.ZipFile(folder / "v1.0.0.zip", "w") as archive:
+        archive.writestr(f"{module}@v1.0.0/go.mod", text)
+        archive.writestr(f"{module}@v1.0.0/greeting.go", source)
+
+
 @pytest.fixture
 def real_go(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Folders:
     if go.on_path() is None:
@@ -67,6 +86,48 @@ def real_go(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Folders:
     monkeypatch.setenv("ESTATE_KEEP_GO_CACHES", "1")
     monkeypatch.setenv("GOPROXY", "off")
     return folders
+
+
+PATCHED = """module = "example.test/greeting"
+[[replace]]
+file = "greeting.go"
+old = "hello"
+new = "well met"
+"""
+
+
+def test_a_module_is_changed_before_the_build_and_its_change_is_part_of_the_key(
+    real_go: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "HERE", toolchain(tmp_path / "tc", {"one": GREETER}))
+    folder, proxy = tmp_path / "tc" / "modules" / "one", tmp_path / "proxy"
+    publish(proxy, "example.test/greeting", GREETING)
+    monkeypatch.setenv("GOPROXY", proxy.as_uri())
+    monkeypatch.setenv("GONOSUMDB", "example.test")
+    requires = "\n\nrequire example.test/greeting v1.0.0\n"
+    (folder / "go.mod").write_text("module example.test/one\n\ngo 1.26" + requires)
+    command = [str(go.go()[0]), "mod", "tidy"]
+    env = {**go.environment(), "GOFLAGS": "-mod=mod"}
+    subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
+
+    def says() -> str:
+        binary = tools.ensure(["one"], Recorder())["one"]
+        done = subprocess.run([binary], capture_output=True, text=True, check=True)
+        return done.stderr.strip()
+
+    assert says() == "hello"
+    (folder / PATCH).write_text(PATCHED)
+    assert says() == "well met"
+
+
+def test_a_change_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    module, patch = tmp_path / "module", tmp_path / "set" / PATCH
+    for path in (module, patch.parent):
+        path.mkdir()
+    (module / "greeting.go").write_text("hello hello")
+    patch.write_text(PATCHED)
+    with pytest.raises(EstateError, match=r"set/patch.toml: its text is 2 times in greeting.go"):
+        copy_patched(module, tmp_path / "copy", patch)
 
 
 def test_a_failed_build_is_named_and_the_rest_is_kept(

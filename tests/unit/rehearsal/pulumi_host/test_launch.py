@@ -115,6 +115,27 @@ def test_configuration_goes_by_environment_only() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("pulumi up --yes --skip-preview --parallel 128", False),
+        ("pulumi up --diff -s dev", False),
+        ("pulumi up --debug", True),
+        ("pulumi up -yd", True),
+        ("pulumi preview -v=9 --logtostderr", True),
+        ("pulumi preview --verbose 9", True),
+    ],
+)
+def test_debug_lines_are_sent_to_whom_asks(words: str, wanted: bool) -> None:
+    assert launch.debug_wanted(words.split(), {}) is wanted
+    assert launch.debug_wanted(words.split(), {"PULUMI_OPTION_DEBUG": "true"})
+
+
+def test_the_program_is_told_of_debug() -> None:
+    request = language_pb2.RunRequest()
+    assert "--debug=true" in launch.program_arguments("", request, debug=True)
+
+
 def test_plugins_are_policy_packs_folders_or_packages(tmp_path: Path) -> None:
     with pytest.raises(launch.HostError, match=r"neither __main__\.py nor"):
         launch.plugin_arguments("resource", tmp_path, [])
