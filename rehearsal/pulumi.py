@@ -144,11 +144,6 @@ class Pulumi:
         arguments += ["--non-interactive", *_PARALLEL, "--suppress-outputs"]
         return self._run(arguments, capture=False).returncode == 0
 
-    def destroy(self) -> bool:
-        """`pulumi destroy` without questions, shown as it goes; whether it ended well."""
-        arguments = ["destroy", "--stack", self._stack, "--yes", "--skip-preview"]
-        return self._run([*arguments, "--non-interactive"], capture=False).returncode == 0
-
     def unchanged(self) -> bool:
         """Whether the last `up` left everything as it was, as its record in the backend says."""
         records = (self._rehearsal.folder / "pulumi" / "state").rglob("*.history.json")

@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from rehearsal import cilium, paths, sandbox
 from rehearsal import node as node_module
-from rehearsal import sandbox
 from rehearsal.node import NODE_NAME, Node
 from rehearsal.sandbox import Sandbox
 from tests.unit.rehearsal.authority import authority
@@ -47,7 +47,7 @@ def node(tmp_path: Path) -> Node:
 
 TOOLS = (
     *("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy"),
-    *("ptp", "host-local", "loopback"),
+    *("ptp", "host-local", "loopback", *cilium.TOOLS),
 )
 
 
@@ -97,18 +97,48 @@ def test_the_kubelet_asks_who_calls_and_touches_no_disk_but_its_own(
 
 
 def test_pods_get_addresses_within_the_cluster_and_no_way_out(node: Node, tmp_path: Path) -> None:
-    node._cni()
-    network = json.loads((node.folder / "cni" / "conf" / "10-estate.conflist").read_text())
+    network: Any = node._cni()
     (plugin,) = network["plugins"]
     assert plugin["type"] == "ptp" and plugin["ipMasq"] is False
     ((subnet,),) = plugin["ipam"]["ranges"]
     pods = ipaddress.ip_network(subnet["subnet"])
     assert pods.subnet_of(ipaddress.ip_network(sandbox.POD_CIDR))  # type: ignore[arg-type]
     assert not pods.overlaps(ipaddress.ip_network(sandbox.SERVICE_CIDR))
-    for name in ("ptp", "host-local", "loopback"):
+    for name in ("ptp", "host-local", "loopback", "cilium-cni"):
         link = node.folder / "cni" / "bin" / name
         assert link.readlink() == tmp_path / "tools" / name
     node._cni()  # again: as it was
+
+
+def test_the_policy_engine_is_chained_and_writes_the_network_itself(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is ready there is no network, so that no pod starts without its policies."""
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
+    (tmp_path / "cache" / "debian-clang" / "usr" / "lib" / "llvm-19" / "bin").mkdir(parents=True)
+    (tmp_path / "debian" / "usr" / "sbin" / "nft").touch()
+    ran: list[list[str]] = []
+    monkeypatch.setattr(Sandbox, "run", lambda self, argv, **_: ran.append(list(argv)))
+    monkeypatch.setattr(Sandbox, "prefix", lambda self: [])
+    monkeypatch.setattr(
+        node.policies.daemon, "start", lambda argv, env: ran.append([*argv, env["PATH"]])
+    )
+    network = node._cni()
+    stale = node.folder / "cni" / "conf" / "10-estate.conflist"
+    stale.write_text("{}")
+    (node.folder / "cilium").mkdir()
+    node.policies.start(network, "node-0", tmp_path / "kubeconfig")
+    assert not stale.exists()
+    (_, _, rules), agent = ran
+    assert "0x00000c00" in Path(rules).read_text()
+    assert f"--write-cni-conf-when-ready={stale}" in agent
+    assert "--enable-k8s-networkpolicy=false" not in agent
+    assert any(str(tmp_path / "cache" / "debian-clang") in part for part in agent[-1].split(":"))
+    (template,) = [part.partition("=")[2] for part in agent if part.startswith("--read-cni-conf=")]
+    plugins = [one["type"] for one in json.loads(Path(template).read_text())["plugins"]]
+    assert plugins == ["ptp", "cilium-cni"]
+    gateway = [part for part in agent if part.startswith("--local-router-ipv4=")]
+    assert gateway == ["--local-router-ipv4=10.244.0.1"]
 
 
 def test_kube_proxy_leaves_the_hosts_limits_alone(node: Node) -> None:
