@@ -254,17 +254,17 @@ def of_drift(rehearsal: Rehearsal, api: Api, objects: Sequence[drift.Declared], 
 
 
 def of_ready(api: Api, name: str) -> Proof:
-    """Delete a pod of a Deployment with several: it must be missed until another is Ready."""
-    deployments = api.items("apps/v1", "Deployment")
+    """Delete a pod of the Deployment with most: it must be missed until another is Ready."""
     spaces = workloads.namespaces(api)
-    several = [
+    deployments = [
         body
-        for body in deployments
-        if body["metadata"]["namespace"] in spaces and body["spec"].get("replicas", 1) > 1
+        for body in api.items("apps/v1", "Deployment")
+        if body["metadata"]["namespace"] in spaces and body["spec"].get("replicas", 1) > 0
     ]
-    if not several:
-        return Proof(name, None, None, "the estate declares no Deployment with several pods")
-    metadata, labels = several[0]["metadata"], several[0]["spec"]["selector"]["matchLabels"]
+    if not deployments:
+        return Proof(name, None, None, "the estate declares no Deployment")
+    chosen = max(deployments, key=lambda body: int(body["spec"].get("replicas", 1)))
+    metadata, labels = chosen["metadata"], chosen["spec"]["selector"]["matchLabels"]
     path = api.path("v1", "Pod", metadata["namespace"])
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     pods = api.request("GET", path, query={"labelSelector": selector})["items"]
