@@ -1,7 +1,8 @@
 """`./estate bench engine`: what Pulumi costs beside kubectl, on many objects and simulated nodes.
 
 The same objects are brought up and taken away three times, one after another, on a control plane of
-its own: by kubectl, by Pulumi as a rehearsal runs it, by Pulumi as a kept environment does. Every
+its own: by kubectl, by Pulumi as a rehearsal runs it, by Pulumi as a kept environment does; without
+the estate's policies, which these bare objects do not keep (they take 1.5 ms an object). Every
 clock runs from the start of the process to the moment a watch sees the last Deployment available,
 or the namespace gone.
 """

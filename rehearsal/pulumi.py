@@ -15,7 +15,7 @@ import psutil
 
 from rehearsal import console, paths
 from rehearsal.errors import EstateError
-from rehearsal.rehearsal import Rehearsal
+from rehearsal.rehearsal import POLICY_PACK_VARIABLE, Rehearsal
 
 _ORDERLY_S = 30.0  # to stop waiting for objects, and write the state
 # Most of a step is waiting: for an object to be ready, for a checkpoint that many steps share.
@@ -45,7 +45,8 @@ class Pulumi:
     """Runs `pulumi` from the repository with a rehearsal's environment.
 
     What it shows of its progress goes to stdout, or to `progress`. `project` is the folder of
-    another program than the estate's; `variables` win over the rehearsal's environment.
+    another program than the estate's, on which its policies are not asked; `variables` win over the
+    rehearsal's environment.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class Pulumi:
             raise EstateError("pulumi", "is not set up yet", f"run: {self._rehearsal.up_command}")
         # The provider writes a kubeconfig to a temporary file and leaves it (util.go of 4.25.0); in
         # the rehearsal's folder it also goes with `down` when this process is killed.
+        environment = rehearsal.environment()
+        if self._project != paths.root():
+            environment.pop(POLICY_PACK_VARIABLE, None)
         with tempfile.TemporaryDirectory(dir=self._scratch(), prefix="pulumi-") as scratch:
             return _in_order(
                 [str(binary), *arguments],
@@ -81,7 +85,7 @@ class Pulumi:
                 # A larger heap between collections: a third less CPU for engine and provider.
                 env={
                     "GOGC": "400",
-                    **rehearsal.environment(),
+                    **environment,
                     **self._variables,
                     "TMPDIR": scratch,
                 },

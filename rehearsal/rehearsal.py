@@ -30,6 +30,7 @@ from rehearsal.processes import Daemon, wait_for
 Mode = Literal["node", "simulated"]
 LOCAL = "local"
 """The stack of `up`; `rehearse` has one of the environment's name."""
+POLICY_PACK_VARIABLE = "PULUMI_OPTION_POLICY_PACK"
 _DEBIAN = ("runc", "iproute2", "nftables", "haproxy", "catatonit")
 _API_INSIDE = 6443
 
@@ -372,7 +373,7 @@ class Rehearsal:
             # The outputs are for `verify` and long: a preview shows resources, `stack output` them.
             "PULUMI_OPTION_SUPPRESS_OUTPUTS": "true",
             # `preview` and `up` ask the policy pack, whoever calls them.
-            "PULUMI_OPTION_POLICY_PACK": str(paths.root() / "policies"),
+            POLICY_PACK_VARIABLE: str(paths.root() / "policies"),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_PYTHON_CMD": sys.executable,
