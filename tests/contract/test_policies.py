@@ -89,6 +89,10 @@ kept = pulumi.ResourceOptions.merge(to, pulumi.ResourceOptions(protect=PROTECT))
 space = k8s.core.v1.Namespace("space", opts=kept, metadata={
     "name": "space", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}})
 probe = {"exec_": {"command": ["true"]}}
+for name, selector in {"default-deny": {}, "thing": {"match_labels": {"app": "OPEN"}}}.items():
+    k8s.networking.v1.NetworkPolicy(name, opts=to,
+        metadata={"name": name, "namespace": space.metadata.name},
+        spec={"pod_selector": selector, "policy_types": ["Ingress", "Egress"]})
 k8s.apps.v1.Deployment("thing", opts=to,
     metadata={"name": "thing", "namespace": space.metadata.name, "annotations": ANNOTATIONS},
     spec={"replicas": REPLICAS, "selector": {"match_labels": {"app": "thing"}}, "template": {
@@ -105,6 +109,7 @@ k8s.apps.v1.Deployment("thing", opts=to,
 GOOD = {
     "PROTECT": "True",
     "ANNOTATIONS": "{}",
+    "OPEN": "thing",
     "REPLICAS": "1",
     "IMAGE": "a/b:1@sha256:" + "0" * 64,
     "ENV": "[]",
@@ -132,8 +137,8 @@ def test_the_engine_takes_what_keeps_the_policies(judged: Project) -> None:
     assert re.search(r"estate@v1\.0\.0 \(local: ", shown), shown
     assert "mandatory" not in shown
     shown = judged.pulumi("up", "--yes", "--skip-preview")
-    assert re.search(r"\+ 4 created", shown), shown
-    assert list((judged.root / "stacks" / "rendered").rglob("*thing*.yaml"))
+    assert re.search(r"\+ 6 created", shown), shown
+    assert list((judged.root / "stacks" / "rendered").rglob("*deployment*thing*.yaml"))
 
 
 @needs_pulumi
@@ -148,6 +153,7 @@ def test_the_engine_takes_what_keeps_the_policies(judged: Project) -> None:
             "mount that as a file",
         ),
         ("protected-data", {"PROTECT": "False"}, "Namespace space", "set protect: true"),
+        ("network-policy", {"OPEN": "other"}, "Deployment space/thing: its pods", "flows"),
         ("disruption-budget", {"REPLICAS": "2"}, "Deployment space/thing: 2 replicas", "budget()"),
         (
             "probes",
@@ -170,7 +176,7 @@ def test_preview_and_up_are_refused_with_policy_resource_and_way_out(
         assert where in flat
         assert way_out in flat
         assert "Traceback" not in shown
-    made = list((judged.root / "stacks" / "rendered").rglob("*thing*.yaml"))
+    made = list((judged.root / "stacks" / "rendered").rglob("*deployment*thing*.yaml"))
     if policy == "protected-data":
         return  # the Deployment itself keeps the policies
     assert bool(made) != over_one_object, "an object that is refused is not made"

@@ -170,8 +170,8 @@ def _try_all(
 
 
 def _processes() -> dict[str, int]:
-    """A process of each pod of this node, by the pod's UID."""
-    found = {}
+    """The oldest process of each pod of this node, by the pod's UID: the others come and go."""
+    found: dict[str, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -179,7 +179,8 @@ def _processes() -> dict[str, int]:
             except OSError:
                 continue  # it has ended
             if match:
-                found[match[1]] = int(folder.name)
+                process = int(folder.name)
+                found[match[1]] = min(process, found.get(match[1], process))
     return found
 
 
