@@ -166,6 +166,7 @@ def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -
         *("prometheus_operator", "monitoring"),
     ):
         values.setdefault(part, {})["protect"] = False
+    values["waivers"] = {"protected-data": "this environment is made to be destroyed"}
     file.write_text(yaml.safe_dump(document))
     try:
         done = estate(state, tmp_path, "rehearse", "tear", "--keep", "--json")
