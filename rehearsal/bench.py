@@ -4,15 +4,13 @@ more than figures of one machine.
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 from typing import Any
 
 from rehearsal import access, console, provenance, usage
 from rehearsal.clients import Clients, exclusive
 from rehearsal.drills.harness import is_green, run_up
-from rehearsal.errors import EstateError, UsageError
+from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
 
@@ -25,8 +23,7 @@ def run(name: str, out: Path | None) -> int:
             f"rehearsal {name} has simulated nodes only, on which nothing runs",
             "it needs a real node: see ./estate doctor for what this machine lacks",
         )
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    provenance.writable(out)
     with exclusive(rehearsal, "bench"):
         if not is_green(rehearsal, settle_s=60):
             raise EstateError(
@@ -43,15 +40,8 @@ def run(name: str, out: Path | None) -> int:
         )
     figures["second_up"] = {"seconds": seconds}
     _show(figures, used)
-    if out is not None:
-        document = {
-            "kind": "bench",
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **provenance.facts(),
-            "figures": figures,
-            "usage": {key: vars(value) for key, value in used.items()},
-        }
-        out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")
+    by_component = {key: vars(value) for key, value in used.items()}
+    provenance.write(out, "bench", figures=figures, usage=by_component)
     return 0
 
 

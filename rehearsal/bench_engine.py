@@ -9,7 +9,6 @@ or the namespace gone.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import subprocess
@@ -24,7 +23,7 @@ from typing import IO
 import yaml
 
 from rehearsal import addons, console, paths, provenance
-from rehearsal.errors import EstateError, UsageError
+from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError, Object, has_condition
 from rehearsal.pulumi import Pulumi
 from rehearsal.rehearsal import Rehearsal
@@ -53,8 +52,7 @@ class Clock:
 
 def run(count: int, out: Path | None) -> int:
     """Measure with `count` Deployments and ConfigMaps; 0 when every clock could be taken."""
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    provenance.writable(out)
     found = find_tools("simulated", offline=False)
     with control_plane(found, count) as rehearsal:
         log = rehearsal.folder / "logs" / "engine.log"
@@ -63,19 +61,16 @@ def run(count: int, out: Path | None) -> int:
             clocks = _clocks(rehearsal, found["kubectl"], count, progress)
     figures = {name: round(value, 2) for name, value in ratios(clocks).items()}
     _show(count, clocks, figures)
-    if out is not None:
-        document = {
-            "kind": "bench engine",
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **provenance.facts(),
-            "deployments": count,
-            "config_maps": count,
-            "pulumi": str(found["pulumi"]),
-            "clocks": {name: asdict(clock) for name, clock in clocks.items()},
-            "ratios": figures,
-            "wanted": WANTED,
-        }
-        out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")
+    provenance.write(
+        out,
+        "bench engine",
+        deployments=count,
+        config_maps=count,
+        pulumi=str(found["pulumi"]),
+        clocks={name: asdict(clock) for name, clock in clocks.items()},
+        ratios=figures,
+        wanted=WANTED,
+    )
     return 0
 
 

@@ -51,13 +51,15 @@ table ip estate {
 class Cilium:
     """The policy engine of one node; `cni` is the folder of the node's CNI (bin, conf)."""
 
-    def __init__(self, box: Sandbox, tools: Mapping[str, Path], debian: Path, cni: Path) -> None:
+    def __init__(
+        self, box: Sandbox, tools: Mapping[str, Path], debian: Path, cni: Path, daemon: Daemon
+    ) -> None:
         self.box = box
         self._tools = tools
         self._debian = debian
         self._cni = cni
         self._folder = box.folder / "node" / "cilium"
-        self.daemon = Daemon(box.folder, "cilium-agent")
+        self.daemon = daemon
 
     @property
     def _compiler(self) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -83,8 +81,7 @@ def run(
             f"rehearsal {name} has simulated nodes only, on which nothing runs",
             "it needs a real node: see ./estate doctor for what this machine lacks",
         )
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    provenance.writable(out)
     results: list[Result] = []
     with exclusive(rehearsal, "drill"):
         if not is_green(rehearsal, settle_s=60):
@@ -95,8 +92,8 @@ def run(
             console.step(f"drill {drill.id}: {drill.title}")
             results.append(perform(drill, rehearsal, lambda text: console.say(f"  {text}")))
             _show(results[-1])
-            if out is not None:
-                _write(out, results)
+            # After each: what was measured stays when a later one is interrupted.
+            provenance.write(out, "drill", drills=[result.json_object() for result in results])
             if not results[-1].green:
                 console.warn(f"not green after {drill.id}; the drills after it are left out")
                 break
@@ -107,8 +104,7 @@ def run(
 def _run_own(which: str, out: Path | None, count: int | None, seed: int) -> int:
     """A drill on a rehearsal that it makes and takes away; 0 when nothing was wrong."""
     title, drill, usual = OWN[which]
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+    provenance.writable(out)
     if count is not None and not 1 <= count <= 1000:
         raise UsageError("--count", count, "choose a number from 1 to 1000")
     found: list[interruptions.Round] = []
@@ -132,15 +128,8 @@ def _run_own(which: str, out: Path | None, count: int | None, seed: int) -> int:
         for number, one in enumerate(found, 1)
     ]
     console.table(title, ("round", "what", "killed after", "then took", "wrong"), rows)
-    if out is not None:
-        document = {
-            "kind": f"drill {which}",
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **provenance.facts(),
-            "seed": seed,
-            "rounds": [one.json_object() for one in found],
-        }
-        out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")
+    figures = [one.json_object() for one in found]
+    provenance.write(out, f"drill {which}", seed=seed, rounds=figures)
     bad = sum(bool(one.wrong) for one in found)
     console.say(f"[{'red' if bad else 'green'}]{len(found) - bad} converged, {bad} not[/]")
     return 1 if bad else 0
@@ -192,13 +181,3 @@ def _summary(results: Sequence[Result]) -> None:
             for result in results
         ],
     )
-
-
-def _write(out: Path, results: Sequence[Result]) -> None:
-    document = {
-        "kind": "drill",
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **provenance.facts(),
-        "drills": [result.json_object() for result in results],
-    }
-    out.write_text(json.dumps(provenance.finite(document), indent=1) + "\n", encoding="utf-8")

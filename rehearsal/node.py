@@ -49,7 +49,9 @@ class Node:
         self.socket = self.folder / "containerd.sock"
         self.daemons = {part: Daemon(box.folder, part) for part in PARTS}
         self.cgroup = f"/estate-{box.name}"
-        self.policies = Cilium(box, tools, debian, self.folder / "cni")
+        self.policies = Cilium(
+            box, tools, debian, self.folder / "cni", self.daemons["cilium-agent"]
+        )
 
     # -- configuration -----------------------------------------------------------------------
 

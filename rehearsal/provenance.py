@@ -1,17 +1,35 @@
-"""Where a figure comes from: the commit and the machine, for every JSON with measurements."""
+"""Files of figures: every one says which commit and machine it comes from."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from rehearsal import paths
+from rehearsal.errors import UsageError
+
+
+def writable(out: Path | None) -> None:
+    """Refuse a file of figures in a folder that is not there, before anything is measured."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError("--out", str(out), "choose a file in a folder that exists")
+
+
+def write(out: Path | None, kind: str, **figures: Any) -> None:
+    """Write figures with their kind, time, commit and machine as JSON; nothing without `out`."""
+    if out is None:
+        return
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    document = {"kind": kind, "at": at, **facts(), **figures}
+    out.write_text(json.dumps(finite(document), indent=1) + "\n", encoding="utf-8")
 
 
 def facts() -> dict[str, Any]:

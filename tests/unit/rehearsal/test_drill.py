@@ -203,7 +203,8 @@ def outcome(**changes: object) -> Result:
 
 def test_the_file_is_json_with_commit_and_machine(tmp_path: Path) -> None:
     out = tmp_path / "drill.json"
-    drill._write(out, [outcome()])
+    results = [outcome()]
+    provenance.write(out, "drill", drills=[one.json_object() for one in results])
     found = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert set(found) >= {"kind", "at", "commit", "dirty", "machine", "drills"}
     assert found["machine"]["cpus"] == os.cpu_count()
