@@ -69,13 +69,18 @@ def test_what_was_made_before_a_kill_is_in_the_state(state: Path) -> None:
             assert made <= noted, f"no checkpoint knows {made - noted}"
         assert made and killed >= 2
         kept.select()
-        assert kept.up(refresh=False), (state / "log").read_text()
+        assert kept.up(refresh=False), _end_of(state / "log")
         assert len(_made(rehearsal)) == 2 * COUNT
         urns = [one["urn"] for one in kept.state().resources]
         # Beside the objects: stack, component, provider, namespace.
         assert len(urns) == len(set(urns)) == 2 * COUNT + 4
-        assert kept.destroy(), (state / "log").read_text()
+        assert kept.destroy(), _end_of(state / "log")
         assert Api(rehearsal.kubeconfig).get(f"/api/v1/namespaces/{NAMESPACE}") is None
+
+
+def _end_of(log: Path) -> str:
+    """What went wrong stands at the end, after hundreds of lines of progress."""
+    return "\n".join(log.read_text().splitlines()[-60:])
 
 
 def _killed_at_work(rehearsal: Rehearsal, kept: Pulumi, after_s: float) -> bool:
