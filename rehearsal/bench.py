@@ -9,7 +9,8 @@ from typing import Any
 
 from rehearsal import access, console, provenance, usage
 from rehearsal.clients import Clients, exclusive
-from rehearsal.drills.harness import is_green, run_up
+from rehearsal.drills.harness import is_green
+from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 

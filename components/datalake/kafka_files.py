@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components import shell
 from components.datalake.kafka_config import ADMIN_PRINCIPAL, BROKER_PRINCIPAL, KafkaConfig
 
 CONTROLLER_PORT = 9090
@@ -172,19 +173,8 @@ watch() {
     fi
   done
 }
-watch &
-watcher=$!
-trap 'kill -TERM "$broker" 2>/dev/null || true' TERM INT
-# A signal ends `wait` before the broker has ended: ask again until it has.
-code=0
-wait "$broker" || code=$?
-while kill -0 "$broker" 2>/dev/null; do
-  code=0
-  wait "$broker" || code=$?
-done
-kill "$watcher" 2>/dev/null || true
-exit "$code"
 """
+SERVE += shell.until_it_ends("broker", watch="watch")
 
 HEALTH = f"""\
 #!/bin/bash

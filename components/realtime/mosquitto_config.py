@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from components import shell
 from components.model import (
     Model,
     Name,
@@ -233,16 +234,5 @@ watch() {
     fi
   done
 }
-watch &
-watcher=$!
-trap 'kill -TERM "$broker" 2>/dev/null || true' TERM INT
-# A signal ends `wait` before the broker has ended: ask again until it has.
-code=0
-wait "$broker" || code=$?
-while kill -0 "$broker" 2>/dev/null; do
-  code=0
-  wait "$broker" || code=$?
-done
-kill "$watcher" 2>/dev/null || true
-exit "$code"
 """
+SERVE += shell.until_it_ends("broker", watch="watch")

@@ -10,7 +10,6 @@ import math
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -21,8 +20,9 @@ from typing import Any
 
 import psutil
 
-from rehearsal import access, paths, verify
+from rehearsal import access, verify
 from rehearsal.clients import Clients
+from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError, Object, ready
 from rehearsal.pulumi import Pulumi
@@ -251,23 +251,6 @@ def _repair(rehearsal: Rehearsal, writers: Clients, scene: Scene) -> tuple[str, 
         _listen(writers, scene, 0.2)
     how = f"`up` took {seconds:.1f} s" + ("" if code == 0 else f" and failed ({code})")
     return how, time.monotonic() if code == 0 else None
-
-
-def run_up(rehearsal: Rehearsal) -> tuple[int, float]:
-    """`./estate up` on the rehearsal, as a person runs it: exit code and seconds."""
-    began = time.monotonic()
-    log = rehearsal.folder / "logs" / "drill-up.log"
-    with log.open("w") as output:
-        code = subprocess.run(
-            [sys.executable, "-P", "-m", "rehearsal.cli", "up", "--name", rehearsal.name],
-            cwd=paths.root(),
-            env={**os.environ, "PYTHONPATH": str(paths.root())},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            check=False,
-        ).returncode
-    return code, time.monotonic() - began
 
 
 def is_green(rehearsal: Rehearsal, settle_s: float = LIMIT_S) -> bool:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
-from rehearsal import console, drift, paths
+from rehearsal import console, drift
+from rehearsal.drills.up_command import run_up, running_up, up_log
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api
 from rehearsal.pulumi import Pulumi
@@ -110,50 +108,25 @@ class _Subject:
         rehearsal.prepare("simulated", _REASON, None)
         return rehearsal
 
-    @property
-    def _log(self) -> Path:
-        return self._rehearsal.folder / "logs" / "drill-up.log"
-
     def renew(self) -> None:
         """Begin anew: `down`, and nothing of it up."""
         self._rehearsal.destroy()
         self._rehearsal = self._prepared()
 
-    @contextmanager
-    def _running_up(self) -> Iterator[subprocess.Popen[bytes]]:
-        self._log.parent.mkdir(exist_ok=True)
-        with self._log.open("wb") as log:
-            yield subprocess.Popen(
-                [sys.executable, "-P", "-m", "rehearsal.cli", "up", "--name", NAME],
-                cwd=paths.root(),
-                env={**os.environ, "PYTHONPATH": str(paths.root())},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # The session tells what belongs to the command from what it starts to stay.
-                start_new_session=True,
-            )
-
     def up(self) -> float:
         """`./estate up` to its end; seconds. Raises EstateError when it fails."""
-        began = time.monotonic()
-        with self._running_up() as process:
-            try:
-                code = process.wait(_LIMIT_S)
-            except BaseException:
-                os.killpg(process.pid, signal.SIGTERM)
-                raise
-        seconds = time.monotonic() - began
+        code, seconds = run_up(self._rehearsal, _LIMIT_S)
         if code != 0:
-            words = [one for one in self._log.read_text(errors="replace").splitlines() if one]
+            log = up_log(self._rehearsal)
+            words = [one for one in log.read_text(errors="replace").splitlines() if one]
             last = (words or ["no output"])[-1]
-            raise EstateError("up", f"ended with {code}: {last}", f"see {self._log}")
+            raise EstateError("up", f"ended with {code}: {last}", f"see {log}")
         self._kinds |= {(o.body["apiVersion"], o.body["kind"]) for o in self._declared()}
         return seconds
 
     def kill(self, whom: Whom, after_s: float) -> None:
         """Start `up` and kill it after so many seconds, unless it has ended by then."""
-        with self._running_up() as process:
+        with running_up(self._rehearsal) as process:
             try:
                 process.wait(after_s)
                 return
@@ -171,7 +144,7 @@ class _Subject:
 
     def destroy(self) -> None:
         """`pulumi destroy`. Raises EstateError when it fails."""
-        log = self._log.with_name("drill-destroy.log")
+        log = up_log(self._rehearsal).with_name("drill-destroy.log")
         with log.open("w") as progress:
             good = Pulumi(self._rehearsal, progress=progress).destroy()
         if not good:
