@@ -6,6 +6,7 @@ it, and no object of Pulumi's in the cluster that the state does not know.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import psutil
 
-from rehearsal import console, drift
+from rehearsal import console, drift, paths
 from rehearsal.drills.up_command import run_up, running_up, up_log
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api
@@ -88,12 +89,22 @@ def rounds(count: int, seed: int, done: Callable[[Round], None]) -> None:
 
 @contextmanager
 def _subject() -> Iterator[_Subject]:
-    """A rehearsal of this drill's name, taken away before and after."""
-    Rehearsal(NAME).destroy()
+    """A rehearsal of this drill's name, taken away before and after; one at a time."""
+    # Its own lock must stay free for the `up` that is interrupted, so the folder above is locked.
+    folder = os.open(paths.ensure(paths.state_root(), "state"), os.O_RDONLY)
     try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise EstateError(
+            f"rehearsal {NAME}", "another drill is at it", "wait until it ends, then run this again"
+        ) from None
+    try:
+        Rehearsal(NAME).destroy()
         yield _Subject()
     finally:
         Rehearsal(NAME).destroy()
+        os.close(folder)
 
 
 class _Subject:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from rehearsal.drills.harness import Result, Written, log_times, longest_gap, ob
 from rehearsal.drills.record import Record
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.rehearsal import Rehearsal
+from tests.unit.rehearsal.conftest import Folders
 
 # -- outage --------------------------------------------------------------------------------------
 
@@ -264,3 +266,14 @@ def test_a_bench_table_has_ratios() -> None:
 def test_a_drill_of_no_rounds_is_refused(count: int) -> None:
     with pytest.raises(UsageError, match="--count"):
         drill.run("nobody", ["rounds"], None, count, 1)
+
+
+def test_a_second_drill_on_the_rehearsal_it_makes_is_refused(folders: Folders) -> None:
+    folders.state.mkdir(mode=0o700)
+    folder = os.open(folders.state, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(EstateError, match="rehearsal interruptions: another drill is at it"):
+            drill.run("local", ["interruptions"], None, 1, 1)
+    finally:
+        os.close(folder)
