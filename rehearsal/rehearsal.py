@@ -366,7 +366,9 @@ class Rehearsal:
             "KUBECONFIG": str(self.kubeconfig),
             "KUBECACHEDIR": str(folder / "kubectl-cache"),
             "PULUMI_HOME": str(folder / "pulumi" / "home"),
-            "PULUMI_BACKEND_URL": f"file://{folder / 'pulumi' / 'state'}",
+            # A file replaces the last one whole, but the metadata that go-cloud keeps beside it is
+            # written in place: killed at that, Pulumi could read its state no more.
+            "PULUMI_BACKEND_URL": f"file://{folder / 'pulumi' / 'state'}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "pulumi" / "passphrase"),
             # Pulumi takes any option from the environment by this name.
             "PULUMI_OPTION_CONFIG_FILE": str(self.stack_settings),

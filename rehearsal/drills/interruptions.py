@@ -53,8 +53,9 @@ def interruptions(count: int, seed: int, done: Callable[[Round], None]) -> None:
     dice = random.Random(seed)
     with _subject() as subject:
         whole = subject.up()
+        wrong: list[str] = []
         for number in range(count):
-            fresh = number % 2 == 0
+            fresh = number % 2 == 0 or bool(wrong)  # what went wrong would go on
             if fresh:
                 subject.renew()
             else:

@@ -179,7 +179,9 @@ def test_the_environment_keeps_pulumi_and_kubectl_in_its_folder(
     assert search[0] == own and search.count(own) == 1 and search[-2:] == ["/usr/bin", "/bin"]
     for name in ("KUBECONFIG", "PULUMI_HOME", "PULUMI_CONFIG_PASSPHRASE_FILE", "ESTATE_SECRETS"):
         assert Path(variables[name]).is_relative_to(folders.state / "one"), name
-    assert variables["PULUMI_BACKEND_URL"] == f"file://{folders.state}/one/pulumi/state"
+    assert (
+        variables["PULUMI_BACKEND_URL"] == f"file://{folders.state}/one/pulumi/state?metadata=skip"
+    )
     assert variables["ESTATE_REHEARSAL"] == "one"
     pack = Path(variables["PULUMI_OPTION_POLICY_PACK"])
     assert (pack / "PulumiPolicy.yaml").is_file(), "no pulumi without the policies"
