@@ -6,11 +6,12 @@ import json
 import shlex
 import subprocess
 from collections.abc import Mapping
+from typing import Any
 
 from rehearsal import console, paths
 from rehearsal.errors import EstateError, UsageError
-from rehearsal.parts import table_rows
-from rehearsal.rehearsal import Rehearsal
+from rehearsal.parts import NOT_REHEARSED, table_rows
+from rehearsal.rehearsal import LOCAL, Record, Rehearsal
 
 
 def status(name: str, as_json: bool) -> int:
@@ -29,10 +30,7 @@ def status(name: str, as_json: bool) -> int:
                 "reason": record.reason,
                 "processes": running,
                 "pods": pods,
-                "parts": [
-                    dict(zip(("part", "state", "how"), row, strict=True))
-                    for row in table_rows(record.mode)
-                ],
+                **_real(record),
                 "api": f"https://127.0.0.1:{rehearsal.api_port}",
                 "pages": {page: f"https://127.0.0.1:{port}" for page, port in ports.items()},
             }
@@ -51,11 +49,22 @@ def status(name: str, as_json: bool) -> int:
             for pod in pods
         ],
     )
-    console.table("What is real here", ("part", "kind", "how"), table_rows(record.mode))
+    if record.stack == LOCAL:
+        console.table("What is real here", ("part", "kind", "how"), table_rows(record.mode))
+    else:
+        console.table("Not rehearsed", ("what", "why"), NOT_REHEARSED)
     where_to_click(rehearsal, ports)
     if dead:
         console.warn(f"stopped: {', '.join(dead)}; ./estate up --name {name} starts them again")
     return 1 if dead else 0
+
+
+def _real(record: Record) -> dict[str, Any]:
+    """What of it is real: of the estate's own parts, or in words for another environment."""
+    if record.stack != LOCAL:
+        return {"not_rehearsed": dict(NOT_REHEARSED)}
+    keys = ("part", "state", "how")
+    return {"parts": [dict(zip(keys, row, strict=True)) for row in table_rows(record.mode)]}
 
 
 def _pods(rehearsal: Rehearsal) -> list[dict[str, object]]:

@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 State = Literal["real", "simulated", "declared"]
+NOT_REHEARSED = (
+    ("containers", "no image is pulled, nothing of it runs"),
+    ("operators", "custom resources are stored, nobody acts on them; placeholder pods stand in"),
+    ("webhooks", "registered with nobody behind, so they are empty here"),
+    ("network policies", "stored and judged by the policies; nothing enforces them"),
+    ("secrets", "placeholders; whether the real ones exist is not looked at"),
+)
+"""What `rehearse` of another environment leaves out, and why."""
+
 _DATA = tomllib.loads((Path(__file__).parent / "parts.toml").read_text(encoding="utf-8"))
 
 

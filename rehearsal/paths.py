@@ -13,6 +13,8 @@ from pathlib import Path
 from rehearsal.errors import EstateError, UsageError
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
+REHEARSE = "rehearse-"
+"""Before the name of an environment: the rehearsal that `rehearse` makes of it."""
 
 
 def root() -> Path:
@@ -53,7 +55,7 @@ def check_name(name: str) -> str:
     It becomes part of host names, folders and the paths of Unix sockets (108 bytes at most), hence
     the few characters and the short length.
     """
-    if not NAME_PATTERN.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(name.removeprefix(REHEARSE)):
         raise UsageError(
             "--name",
             repr(name),

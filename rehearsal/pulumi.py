@@ -85,6 +85,7 @@ class Pulumi:
                 # A larger heap between collections: a third less CPU for engine and provider.
                 env={
                     "GOGC": "400",
+                    "PULUMI_DEBUG_COMMANDS": "true",  # else it has no --event-log
                     **environment,
                     **self._variables,
                     "TMPDIR": scratch,
@@ -133,13 +134,17 @@ class Pulumi:
             self._rehearsal.end_strays("pulumi")
             self._run(["cancel", "--yes", "--stack", self._stack], capture=True)
 
-    def up(self, *, refresh: bool) -> bool:
+    def up(self, *, refresh: bool, events: Path | None = None) -> bool:
         """`pulumi up` without questions, shown as it goes; whether it ended well.
 
         With `refresh`, Pulumi first reads every object, so that it puts back what a hand changed.
+        `events` is a file for the engine's events, a JSON object each line.
         """
         arguments = ["up", "--stack", self._stack, "--yes", "--skip-preview", "--non-interactive"]
         arguments += [*_PARALLEL, "--suppress-outputs", *(["--refresh"] if refresh else [])]
+        if events is not None:
+            events.parent.mkdir(exist_ok=True)
+            arguments += ["--event-log", str(events)]
         return self._run(arguments, capture=False).returncode == 0
 
     def destroy(self) -> bool:

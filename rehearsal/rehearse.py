@@ -7,9 +7,14 @@ stood in for by placeholder pods. It is taken away at its end.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,29 +22,25 @@ import yaml
 from configs import versions
 from configs.schema import Environment, load
 from rehearsal import addons, console, paths, placeholders, simulated, verify, workloads
-from rehearsal.errors import EstateError
+from rehearsal.errors import EstateError, UsageError
 from rehearsal.inside import Row
 from rehearsal.kube import Api, ApiError
+from rehearsal.parts import NOT_REHEARSED
 from rehearsal.pulumi import Pulumi
 from rehearsal.rehearsal import LOCAL, Rehearsal
 from rehearsal.up import config_errors, find_tools
 
+_MARKUP = re.compile(r"<\{%[^%]*%\}>")  # of colours, in the engine's messages
+
 SETTLE_S = 40.0
 """How long pods may take to be scheduled and to be ready; on simulated nodes it is seconds."""
-
-NOT_REHEARSED = (
-    ("containers", "no image is pulled, nothing of it runs"),
-    ("operators", "custom resources are stored, nobody acts on them; placeholder pods stand in"),
-    ("webhooks", "registered with nobody behind, so they are empty here"),
-    ("secrets", "placeholders; whether the real ones exist is not looked at"),
-)
 
 
 def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> int:
     """Rehearse `configs/Pulumi.<environment>.yaml`; 1 when something of it cannot be."""
     began = time.monotonic()
     declared = _declared(environment)
-    rehearsal = Rehearsal(f"rehearse-{environment}")
+    rehearsal = Rehearsal(f"{paths.REHEARSE}{environment}")
     with rehearsal.locked():
         rehearsal.is_of(environment)
         if rehearsal.folder.exists():
@@ -65,6 +66,13 @@ def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> i
 
 
 def _declared(environment: str) -> Environment:
+    if not paths.NAME_PATTERN.fullmatch(environment):
+        raise UsageError(
+            "ENVIRONMENT",
+            repr(environment),
+            "use the middle of configs/Pulumi.<name>.yaml: 1 to 16 of a-z, 0-9 and '-', such as "
+            "onprem",
+        )
     name = f"Pulumi.{environment}.yaml"
     if environment == LOCAL:
         raise EstateError("environment local", "is itself a rehearsal", "run: ./estate up")
@@ -82,19 +90,14 @@ def _declared(environment: str) -> Environment:
 def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
     pulumi = Pulumi(rehearsal, progress=sys.stderr)  # stdout is for the result
     pulumi.select()
-    if not pulumi.up(refresh=False):
-        return [
-            Row("rehearse.accepted", "the API server takes every object", "failed", "see above")
-        ]
+    events = rehearsal.folder / "logs" / "pulumi-events.jsonl"
+    good = pulumi.up(refresh=False, events=events)
+    accepted = Row("rehearse.accepted", "the API server takes every object", "passed", "")
+    if not good:
+        return [replace(accepted, state="failed", detail=errors(events) or "see above")]
     state = pulumi.state()
-    rows = [
-        Row(
-            "rehearse.accepted",
-            "the API server takes every object",
-            "passed",
-            f"{sum(one['type'].startswith('kubernetes:') for one in state.resources)} objects",
-        )
-    ]
+    count = sum(one["type"].startswith("kubernetes:") for one in state.resources)
+    rows = [replace(accepted, detail=f"{count} objects")]
     try:
         api = Api(rehearsal.kubeconfig)
         # What is stored is compared before anything is added to it.
@@ -107,6 +110,18 @@ def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
         return rows + _settled(rehearsal, api)
     except ApiError as error:
         raise EstateError("Kubernetes API", str(error)[:200], "run it again") from None
+
+
+def errors(events: Path) -> str:
+    """What Pulumi reported as errors, each with the resource; empty when it wrote no events."""
+    found = []
+    with suppress(FileNotFoundError):
+        for line in events.read_text(encoding="utf-8").splitlines():
+            said = json.loads(line).get("diagnosticEvent") or {}
+            if said.get("severity") == "error":
+                where = str(said.get("urn", "")).rpartition("$")[2].rpartition(":")[2]
+                found.append(f"{where}: {' '.join(_MARKUP.sub('', said['message']).split())}")
+    return "; ".join(found)
 
 
 def _settled(rehearsal: Rehearsal, api: Api) -> list[Row]:

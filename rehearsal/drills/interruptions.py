@@ -56,14 +56,17 @@ def interruptions(count: int, seed: int, done: Callable[[Round], None]) -> None:
         wrong: list[str] = []
         for number in range(count):
             fresh = number % 2 == 0 or bool(wrong)  # what went wrong would go on
-            if fresh:
-                subject.renew()
-            else:
-                subject.destroy()
             whom: Whom = dice.choice(("the command", "the command and pulumi"))
-            after = dice.uniform(0.2, whole)
-            console.step(f"{number + 1} of {count}: {whom} killed {after:.1f} s after its start")
-            subject.kill(whom, after)
+            took: float | None = whole
+            while took is not None:
+                whole = took  # an `up` that ended before its kill was none: draw again, from less
+                if fresh:
+                    subject.renew()
+                else:
+                    subject.destroy()
+                after = dice.uniform(0.2, whole)
+                console.step(f"{number + 1} of {count}: {whom} killed {after:.1f} s after start")
+                took = subject.kill(whom, after)
             seconds, wrong = subject.converges()
             start = "a new rehearsal" if fresh else "one that was destroyed"
             done(Round(f"`up` of {start}; {whom}", after, seconds, wrong))
@@ -136,12 +139,13 @@ class _Subject:
         self._kinds |= {(o.body["apiVersion"], o.body["kind"]) for o in self._declared()}
         return seconds
 
-    def kill(self, whom: Whom, after_s: float) -> None:
-        """Start `up` and kill it after so many seconds, unless it has ended by then."""
+    def kill(self, whom: Whom, after_s: float) -> float | None:
+        """Start `up` and kill it after so many seconds; how long it took, if it ended before."""
+        began = time.monotonic()
         with running_up(self._rehearsal) as process:
             try:
                 process.wait(after_s)
-                return
+                return time.monotonic() - began
             except subprocess.TimeoutExpired:
                 family = [psutil.Process(process.pid)]
             if whom != "the command":
@@ -153,6 +157,7 @@ class _Subject:
             for one in family:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
+        return None
 
     def destroy(self) -> None:
         """`pulumi destroy`. Raises EstateError when it fails."""

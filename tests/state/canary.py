@@ -1,13 +1,14 @@
 """Looks for secrets where none may be: files of a rehearsal, command lines, process environments.
 
-A secret is looked for as it is, in base64 and URL encoding, in JSON's escapes, and inside what is
-compressed by gzip or zlib.
+A secret is looked for as it is, in base64 (broken into lines too), hexadecimal, URL encoding and
+JSON's escapes, and inside what is compressed by gzip or zlib, in base64 or not.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import re
 import threading
 import zlib
@@ -16,13 +17,21 @@ from pathlib import Path
 from urllib.parse import quote
 
 _GZIP = b"\x1f\x8b\x08"
-_ZLIB = (b"x\x01", b"x\x9c", b"x\xda")
+_ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+# How base64 of these begins: letters of six bits, so gzip's three bytes are four of them.
+_CODED = re.compile(rb"(?:H4sI|eA[E-H]|eF[4-7]|eJ[w-z]|eN[o-r])[0-9a-zA-Z+/_-]{16,}={0,2}")
 
 
 def forms(secret: str) -> set[bytes]:
     """The ways in which a secret may be written. In base64 what is around it moves its letters."""
     raw = secret.encode()
-    found = {raw, quote(secret, safe="").encode(), raw.hex().encode()}
+    found = {raw, quote(secret, safe="").encode(), raw.hex().encode(), raw.hex().upper().encode()}
+    for escaped in (json.dumps(secret), json.dumps(secret, ensure_ascii=False)):
+        found.add(escaped[1:-1].encode())
+        # As Go writes it.
+        for sign in "<>&":
+            escaped = escaped.replace(sign, f"\\u{ord(sign):04x}")
+        found.add(escaped[1:-1].encode())
     for lead in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             coded = encode(b"\0" * lead + raw)
@@ -41,11 +50,11 @@ class Canary:
 
     def inside(self, content: bytes) -> set[str]:
         """Names of the secrets in `content`, or in what is compressed in it."""
-        return {
-            self._names[found]
-            for text in (content, *_unpacked(content))
-            for found in self._pattern.findall(text)
-        }
+        found = set()
+        for text in (content, *_unpacked(content)):
+            for layout in (text, _joined(text)):
+                found |= {self._names[form] for form in self._pattern.findall(layout)}
+        return found
 
     def files(self, folder: Path, leave_out: Iterable[Path] = ()) -> dict[str, set[str]]:
         """Path below `folder` -> names of the secrets in that file."""
@@ -71,7 +80,21 @@ class Canary:
         return found
 
 
+def _joined(text: bytes) -> bytes:
+    """The text without line breaks, also those that JSON escapes: base64 is often broken so."""
+    return re.sub(rb"\r?\n|\\r|\\n", b"", text)
+
+
 def _unpacked(content: bytes) -> Iterator[bytes]:
+    yield from _decompressed(content)
+    for coded in _CODED.findall(_joined(content)):
+        letters = coded.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+        with contextlib.suppress(ValueError):
+            raw = base64.b64decode(letters[: len(letters) // 4 * 4])
+            yield from _decompressed(raw)
+
+
+def _decompressed(content: bytes) -> Iterator[bytes]:
     for magic, bits in ((_GZIP, 31), *((one, 15) for one in _ZLIB)):
         at = content.find(magic)
         while at >= 0:

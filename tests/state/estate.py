@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class Estate:
     name: str
     before: snapshot.Snapshot
     prefix: Sequence[str] = ()
+    said: list[str] = field(default_factory=list)
+    """What the commands wrote to stdout and stderr."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -48,6 +50,7 @@ class Estate:
             out, err = running.communicate(timeout=seconds)
         finally:
             running.kill()
+        self.said += [out, err]
         words = f"estate {' '.join(arguments)} ended with {running.returncode}\n{out}\n{err}"
         assert running.returncode == code, words
         return subprocess.CompletedProcess(arguments, code, out, err)
@@ -63,6 +66,7 @@ class Estate:
         options = [word for prefix in only for word in ("--only", prefix)]
         running = self.start("verify", "--json", *options)
         out, err = running.communicate(timeout=300)
+        self.said += [out, err]
         rows: list[dict[str, Any]] = json.loads(out)["rows"] if out else []
         assert running.returncode == code, (failed(rows), err)
         return rows

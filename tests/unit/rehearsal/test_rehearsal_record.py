@@ -94,13 +94,17 @@ def test_a_record_cut_short_counts_as_none(folders: Folders, content: str) -> No
     assert not Rehearsal("one").exists
 
 
-@pytest.mark.parametrize("name", ["", "Two", "-a", "a" * 17, "../x", "a b"])
+@pytest.mark.parametrize("name", ["", "Two", "-a", "a" * 17, "../x", "a b", "rehearse-" + "a" * 17])
 def test_a_name_that_could_be_no_folder_or_host_is_refused(folders: Folders, name: str) -> None:
     with pytest.raises(UsageError, match=r"^--name: "):
         Rehearsal(name)
 
 
 # -- ports -----------------------------------------------------------------------------------------
+
+
+def test_the_rehearsal_of_an_environment_may_have_a_longer_name(folders: Folders) -> None:
+    assert Rehearsal("rehearse-production").name == "rehearse-production"
 
 
 def test_two_rehearsals_get_ports_of_their_own(folders: Folders) -> None:

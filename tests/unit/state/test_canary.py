@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,6 +32,15 @@ LEAKS: dict[str, Callable[[bytes], bytes]] = {
     "base64 of more, three bytes before": lambda raw: base64.b64encode(b"123" + raw + b"z"),
     "gzip": lambda raw: b"junk" + gzip.compress(b"x" * 500 + raw) + b"junk",
     "zlib": lambda raw: b"\x00\x01" + zlib.compress(b"y" * 500 + raw),
+    **{f"zlib of level {level}": partial(zlib.compress, level=level) for level in range(10)},
+    "base64 of gzip": lambda raw: base64.b64encode(gzip.compress(b"z" * 99 + raw)),
+    "base64 of zlib": lambda raw: b'{"a":"' + base64.b64encode(zlib.compress(b"z" + raw)) + b'"}',
+    "base64 of gzip in lines": lambda raw: base64.encodebytes(gzip.compress(os.urandom(99) + raw)),
+    "base64 in lines": lambda raw: base64.encodebytes(b"w" * 50 + raw),
+    "base64 in lines in json": lambda raw: json.dumps(
+        base64.encodebytes(b"w" * 50 + raw).decode()
+    ).encode(),
+    "hexadecimal": lambda raw: raw.hex().upper().encode(),
     "gzip of base64": lambda raw: gzip.compress(b"ab" + base64.b64encode(b"q" + raw + b"r")),
 }
 
@@ -42,6 +52,17 @@ def test_a_leak_into_a_file_is_found(tmp_path: Path, leak: str) -> None:
     (tmp_path / "clean").write_bytes(os.urandom(4096))
     assert CANARY.files(tmp_path) == {"deep/file": {"kafka/bridge"}}
     assert CANARY.files(tmp_path, [tmp_path / "deep"]) == {}
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_secret_that_json_escapes_is_found(ascii_only: bool) -> None:
+    secret = 'quo"te\\back-<é>&'
+    canary = Canary({"odd": secret})
+    written = json.dumps({"a": secret}, ensure_ascii=ascii_only)
+    assert canary.inside(written.encode()) == {"odd"}
+    for sign in "<>&":
+        written = written.replace(sign, f"\\u{ord(sign):04x}")
+    assert canary.inside(written.encode()) == {"odd"}
 
 
 @pytest.mark.parametrize(
