@@ -158,6 +158,23 @@ def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Pa
     assert not (state / "rehearse-broken").exists()
 
 
+def test_a_field_that_the_program_mistypes_is_named_in_the_result(
+    state: Path, tmp_path: Path
+) -> None:
+    file, document, _ = variant(tmp_path, "typo")
+    file.write_text(yaml.safe_dump(document))
+    workload = tmp_path / "components" / "workload.py"
+    correct = workload.read_text()
+    workload.write_text(correct.replace('"secretName": name,', '"secretNam": name,'))
+    assert workload.read_text() != correct
+    done = estate(state, tmp_path, "rehearse", "typo", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["id"] == "rehearse.accepted" and row["state"] == "failed"
+    assert "-certificate: " in row["detail"]
+    assert ".spec.secretNam: field not declared in schema" in row["detail"]
+
+
 def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -> None:
     """No operator runs here, so this is also the end of an estate whose operators are dead."""
     file, document, values = variant(tmp_path, "tear")
