@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from rehearsal.kube import Api, ApiError, Object
+from rehearsal.processes import running
 
 
 def inverse(patch: Mapping[str, Any], original: Mapping[str, Any]) -> Object:
@@ -90,8 +91,8 @@ class Journal:
         except (OSError, ValueError, KeyError):
             return {}
         try:
-            process = psutil.Process(value["pid"])
-            if abs(process.create_time() - value["started"]) < 1.0:
+            process = running(value["pid"])
+            if process is not None and abs(process.create_time() - value["started"]) < 1.0:
                 return {}
         except (psutil.NoSuchProcess, KeyError):
             pass

@@ -41,6 +41,18 @@ def run_group(
     return subprocess.CompletedProcess(list(command), process.returncode, out, err)
 
 
+def running(pid: int) -> psutil.Process | None:
+    """The process of this id, unless it has ended.
+
+    A zombie has: where process 1 is no init, nobody may ever wait for it.
+    """
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.NoSuchProcess:
+        return None
+
+
 class Daemon:
     """One detached process with a record and a log below a folder."""
 
@@ -53,10 +65,8 @@ class Daemon:
         """The running process, or None when it never started, ended or was killed."""
         try:
             record = json.loads(self._record.read_text())
-            process = psutil.Process(record["pid"])
-            if abs(process.create_time() - record["started"]) > 1.0:
-                return None
-            if process.status() == psutil.STATUS_ZOMBIE:
+            process = running(record["pid"])
+            if process is None or abs(process.create_time() - record["started"]) > 1.0:
                 return None
         except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
             return None

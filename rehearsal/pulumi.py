@@ -15,6 +15,7 @@ import psutil
 
 from rehearsal import console, paths
 from rehearsal.errors import EstateError
+from rehearsal.processes import running
 from rehearsal.rehearsal import POLICY_PACK_VARIABLE, Rehearsal
 
 _ORDERLY_S = 30.0  # to stop waiting for objects, and write the state
@@ -226,8 +227,8 @@ def _in_order(command: Sequence[str], **options: Any) -> subprocess.CompletedPro
 def _owner(lock: Path) -> psutil.Process | None:
     """The pulumi that wrote a lock file, when it still runs."""
     try:
-        process = psutil.Process(json.loads(lock.read_text())["pid"])
-        return process if "pulumi" in process.name() else None
+        process = running(json.loads(lock.read_text())["pid"])
+        return process if process is not None and "pulumi" in process.name() else None
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         return None
 

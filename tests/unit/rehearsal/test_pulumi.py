@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from rehearsal.pulumi import Pulumi, State
+from rehearsal.processes import wait_for
+from rehearsal.pulumi import Pulumi, State, _owner
 from rehearsal.rehearsal import Rehearsal
 from tests.unit.rehearsal.conftest import Folders
 
@@ -54,3 +57,16 @@ def test_outputs_come_without_the_wrapping_of_secrets_and_resources_are_not_show
     assert state.outputs == {"links": {"page": "https://x"}, "p": "hidden"}
     assert "hidden" not in repr(state)
     assert State([]).outputs == {}
+
+
+def test_a_killed_owner_of_a_lock_that_nobody_waits_for_runs_no_more(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.json"
+    binary = tmp_path / "pulumi"
+    binary.symlink_to("/bin/sleep")
+    with subprocess.Popen([str(binary), "60"]) as process:
+        lock.write_text(json.dumps({"pid": process.pid}))
+        owner = _owner(lock)
+        assert owner is not None and owner.pid == process.pid
+        process.kill()
+        assert wait_for(lambda: owner.status() == psutil.STATUS_ZOMBIE, 10)
+        assert _owner(lock) is None
