@@ -41,16 +41,24 @@ def run_group(
     return subprocess.CompletedProcess(list(command), process.returncode, out, err)
 
 
-def running(pid: int) -> psutil.Process | None:
-    """The process of this id, unless it has ended.
+def alive(process: psutil.Process) -> bool:
+    """Whether it has not ended.
 
-    A zombie has: where process 1 is no init, nobody may ever wait for it.
+    A zombie has, whatever psutil says: where process 1 is slow, or no init, nobody waits for it.
     """
     try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def running(pid: int) -> psutil.Process | None:
+    """The process of this id, unless it has ended."""
+    try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
     except psutil.NoSuchProcess:
         return None
+    return process if alive(process) else None
 
 
 class Daemon:
@@ -114,10 +122,11 @@ class Daemon:
             family = [process, *process.children(recursive=True)]
             for member in family:
                 _signal(member, force=False)
-            _, alive = psutil.wait_procs(family, timeout=grace)
-            for member in alive:
-                _signal(member, force=True)
-            psutil.wait_procs(alive, timeout=5)
+            if not wait_for(lambda: not any(map(alive, family)), grace):
+                for member in family:
+                    _signal(member, force=True)
+                wait_for(lambda: not any(map(alive, family)), 5)
+            psutil.wait_procs(family, timeout=0)  # of our own children, so that no zombie stays
         self._record.unlink(missing_ok=True)
 
     def last_words(self, lines: int = 3) -> str:

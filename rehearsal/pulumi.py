@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,7 @@ import psutil
 
 from rehearsal import console, paths
 from rehearsal.errors import EstateError
-from rehearsal.processes import running
+from rehearsal.processes import alive, running, wait_for
 from rehearsal.rehearsal import POLICY_PACK_VARIABLE, Rehearsal
 
 _ORDERLY_S = 30.0  # to stop waiting for objects, and write the state
@@ -131,7 +132,7 @@ class Pulumi:
             if _environment_of(owner).get("TMPDIR", "").startswith(str(self._scratch())):
                 console.step("ending the pulumi of an interrupted run")
                 _end(owner)
-        if locks and not any(owner.is_running() for owner in owners):
+        if locks and not any(map(alive, owners)):
             self._rehearsal.end_strays("pulumi")
             self._run(["cancel", "--yes", "--stack", self._stack], capture=True)
 
@@ -242,14 +243,11 @@ def _environment_of(process: psutil.Process) -> dict[str, str]:
 
 def _end(process: psutil.Process) -> None:
     """End a pulumi in order, which writes its state; at once when it takes too long."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGINT)
-        process.wait(_ORDERLY_S)
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(_ORDERLY_S)
-    except psutil.NoSuchProcess:
-        return
+        if not wait_for(lambda: not alive(process), _ORDERLY_S):
+            process.kill()
+            wait_for(lambda: not alive(process), _ORDERLY_S)
 
 
 def _last(text: str) -> str:

@@ -224,6 +224,8 @@ def _pulumi_up(rehearsal: Rehearsal) -> State:
             state, found = early.result()
         if found or not pulumi.unchanged():
             state, found = look()
+        elif good:
+            state = pulumi.state()  # outputs are no resources: what is in them may be new
         if found:
             console.step(f"putting back what was changed by hand: {len(found)} objects")
             for one in found:

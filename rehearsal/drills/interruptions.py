@@ -134,8 +134,8 @@ class _Subject:
         if code != 0:
             log = up_log(self._rehearsal)
             words = [one for one in log.read_text(errors="replace").splitlines() if one]
-            last = (words or ["no output"])[-1]
-            raise EstateError("up", f"ended with {code}: {last}", f"see {log}")
+            said = [one for one in words if one.startswith(("error:", "estate:"))] or words[-1:]
+            raise EstateError("up", f"ended with {code}: {' | '.join(said)}", f"see {log}")
         self._kinds |= {(o.body["apiVersion"], o.body["kind"]) for o in self._declared()}
         return seconds
 

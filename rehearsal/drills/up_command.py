@@ -24,6 +24,9 @@ def up_log(rehearsal: Rehearsal) -> Path:
 def running_up(rehearsal: Rehearsal) -> Iterator[subprocess.Popen[bytes]]:
     """`./estate up` on the rehearsal, as a person runs it; an error in the block ends it too."""
     up_log(rehearsal).parent.mkdir(exist_ok=True)
+    up_log(rehearsal).unlink(
+        missing_ok=True
+    )  # what outlived an earlier one still writes to its own
     with up_log(rehearsal).open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rehearsal.cli", "up", "--name", rehearsal.name],

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from rehearsal import paths
-from rehearsal.processes import Daemon, wait_for
+from rehearsal.processes import Daemon, alive, wait_for
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_stop_ends_it_and_its_children_and_forgets_it(daemon: Daemon, tmp_path: 
     assert wait_for(lambda: len(process.children()) == 2, 5)
     family = [process, *process.children()]
     daemon.stop()
-    assert not any(member.is_running() for member in family)
+    assert not any(map(alive, family))
     assert not daemon.known and daemon.process() is None
     daemon.stop()  # nothing to do is no error
 
