@@ -1,1 +1,1 @@
-"""What runs inside the estate and is ours: one package per service, one image each."""
+"""What runs inside the estate and is ours; each service is an image of its own."""
