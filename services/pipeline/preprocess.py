@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from services.events import ImageQuarantined, ImageReceived, Reason
-from services.pipeline.ports import Event, Prepared, Reader
+from services.pipeline.ports import Prepared, Reader
 from services.pipeline.settings import Limits
 from services.transfer.images import CONTENT_TYPES, sniff
 
@@ -34,14 +34,11 @@ class Refused(Exception):
 
 
 def batch(
-    events: Sequence[Event], reader: Reader, limits: Limits
+    events: Sequence[ImageReceived], reader: Reader, limits: Limits
 ) -> tuple[list[Prepared], list[ImageQuarantined]]:
-    """Prepare every image; what cannot be, or was refused before it came here, is quarantined."""
+    """Prepare every image; what cannot be is quarantined with its reason."""
     prepared, quarantined = [], []
     for event in events:
-        if isinstance(event, ImageQuarantined):
-            quarantined.append(event)
-            continue
         try:
             # By what the event says, so that nothing is fetched only to be too large.
             check_length(event.length, limits)
