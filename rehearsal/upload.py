@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.datalake.transfer_config import BASE_PATH, NAMESPACE, TOKEN_SECRET
-from components.workload import TRUST_CONFIG_MAP
-from rehearsal import console
+from components.datalake.transfer_config import BASE_PATH, TOKEN_SECRET
+from rehearsal import access, console
 from rehearsal.errors import EstateError, UsageError
-from rehearsal.kube import Api, ApiError
 from rehearsal.rehearsal import Rehearsal
 from services import sending, tokens
 
 LINK = "upload"
-_HOST = f"transfer.{NAMESPACE}.svc.cluster.local"
 _BATCH_BYTES = 16 << 20
-_RENEW_S = 600.0
 _SHOWN = 20
 
 
@@ -69,65 +63,10 @@ def outer_door(rehearsal: Rehearsal, device: str | None = None) -> sending.Door:
             "has no image transfer",
             f"run: ./estate up --profile lake --name {rehearsal.name}",
         )
+    key = access.lake_secret(rehearsal, TOKEN_SECRET, "tls.key")
+    token = access.renewed(lambda: tokens.issue(key.encode(), "estate", device=device))
     url = f"https://127.0.0.1:{port}{BASE_PATH}"
-    return _door(rehearsal, url, device)
-
-
-def inner_door(rehearsal: Rehearsal) -> sending.Door:
-    """The door for a process inside the sandbox."""
-    return _door(rehearsal, f"https://{_HOST}{BASE_PATH}", None)
-
-
-def secret(rehearsal: Rehearsal, name: str, key: str) -> bytes:
-    """A key of a Secret of the lake. Raises EstateError when it is not there."""
-    api = Api(rehearsal.kubeconfig)
-    try:
-        found = api.get(api.path("v1", "Secret", NAMESPACE, name))
-    except ApiError as error:
-        raise EstateError(
-            f"Secret {name}", error, f"see: ./estate status --name {rehearsal.name}"
-        ) from None
-    if found is None or key not in found.get("data", {}):
-        raise EstateError(
-            f"Secret {NAMESPACE}/{name}",
-            f"has no {key}" if found else "is not there",
-            f"run: ./estate up --profile lake --name {rehearsal.name}",
-        )
-    return base64.b64decode(found["data"][key])
-
-
-def authority(rehearsal: Rehearsal) -> str:
-    """The certificates that the lake's clients trust."""
-    api = Api(rehearsal.kubeconfig)
-    found = api.get(api.path("v1", "ConfigMap", NAMESPACE, TRUST_CONFIG_MAP))
-    if found is None:
-        raise EstateError(f"ConfigMap {TRUST_CONFIG_MAP}", "is not there", "run: ./estate up")
-    return str(found["data"]["ca.crt"])
-
-
-def _door(rehearsal: Rehearsal, url: str, device: str | None) -> sending.Door:
-    key = secret(rehearsal, TOKEN_SECRET, "tls.key")
-    return sending.Door(
-        url,
-        _HOST,
-        authority(rehearsal),
-        renewed(lambda: tokens.issue(key, "estate", device=device)),
-    )
-
-
-def renewed(issue: Callable[[], str]) -> Callable[[], str]:
-    """A token that is made anew before it ends."""
-    lock = threading.Lock()
-    kept: tuple[float, str] | None = None
-
-    def token() -> str:
-        nonlocal kept
-        with lock:
-            if kept is None or time.monotonic() > kept[0]:
-                kept = time.monotonic() + _RENEW_S, issue()
-            return kept[1]
-
-    return token
+    return sending.Door(url, access.TRANSFER, access.authority(rehearsal), token)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
