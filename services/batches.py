@@ -58,7 +58,7 @@ class Found:
     name: str
     offset: int
     length: int
-    content: IO[bytes]
+    content: _Content
 
 
 class Archive:
@@ -143,8 +143,22 @@ def _manifest(text: bytes) -> Manifest:
     return manifest
 
 
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+class _Content:
+    """A member's bytes; an archive that ends within them is a bad one."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self._content = content
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes; none at the end. Raises BadBatch."""
+        try:
+            return self._content.read(size)
+        except (tarfile.TarError, EOFError) as error:
+            raise BadBatch(str(error) or type(error).__name__) from None
+
+
+def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Content:
     found = archive.extractfile(info)
     if found is None:
         raise BadBatch(f"{info.name[:200]!r} is no plain file")
-    return found
+    return _Content(found)

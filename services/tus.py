@@ -65,16 +65,13 @@ class Client:
         endpoint: str,
         token: Callable[[], str],
         *,
-        verify: str | bool = True,
+        session: requests.Session | None = None,
         waits_s: tuple[float, ...] = _WAITS_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.endpoint = endpoint
         self._token, self._waits_s, self._sleep = token, waits_s, sleep
-        self._session = requests.Session()
-        # Neither a proxy nor a .netrc of the user's: the address is the estate's.
-        self._session.trust_env = False
-        self._session.verify = verify
+        self._session = session or requests.Session()
 
     def create(self, length: int, metadata: Mapping[str, str]) -> str:
         """Announce an upload; its URL. Raises Refused or GaveUp."""

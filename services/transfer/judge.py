@@ -166,7 +166,7 @@ class _Judge:
                     raise batches.BadBatch(text)
                 declared.update({member.name: member for member in found.members})
                 continue
-            member = declared.pop(found.name, None)
+            member = declared.get(found.name)
             with _spooled(found.content, self._kept(found.length)) as (file, length, sha256):
                 if length != found.length:
                     raise batches.BadBatch(f"it ends within {found.name[:200]!r}")
@@ -182,6 +182,8 @@ class _Judge:
                         limits=self._limits,
                     )
                 )
+            # Only now: one that breaks off is told of as missing.
+            declared.pop(found.name, None)
             yield self._event(
                 verdict,
                 sha256=sha256,

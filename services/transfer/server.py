@@ -22,6 +22,13 @@ _LONGEST = 1 << 20
 Answer = tuple[int, str, bytes]
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked has gone: nobody is left to be told."""
+
+
 class Server:
     """Answers hooks, receipts, the page, metrics and health."""
 
@@ -75,8 +82,7 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:
                 """Not a line per request."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Quiet(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
 
     def serve(self) -> None:

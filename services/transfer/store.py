@@ -25,18 +25,19 @@ from services.transfer.settings import Settings, secret
 UPLOADS, RECEIPTS = "uploads/", "receipts/"
 TAG = "estate-quarantine"
 _SUFFIXES = (".info", ".part")
-_TIME_DIGITS = 11
+TIME_DIGITS = 11
+"""Of a name: how many letters are the time."""
 
 
 def new_id(now: float | None = None) -> str:
     """A name for an upload: milliseconds since 1970 in hexadecimal, then 96 random bits."""
     moment = int((time.time() if now is None else now) * 1000)
-    return f"{moment:0{_TIME_DIGITS}x}-{secrets.token_hex(12)}"
+    return f"{moment:0{TIME_DIGITS}x}-{secrets.token_hex(12)}"
 
 
 def first_id(at: float) -> str:
     """What sorts before all names made at this time or later."""
-    return f"{max(0, int(at * 1000)):0{_TIME_DIGITS}x}"
+    return f"{max(0, int(at * 1000)):0{TIME_DIGITS}x}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from services.transfer import metrics
 from services.transfer.judge import judged
 from services.transfer.publish import Event, Publisher
 from services.transfer.settings import Limits
-from services.transfer.store import Finished, Store, first_id
+from services.transfer.store import TIME_DIGITS, Finished, Store, first_id
 
 _log = logging.getLogger("transfer")
 _SKEW_S = 600
@@ -124,7 +124,7 @@ class Worker:
         # Listed after the receipts: one that was written meanwhile costs a look, not a loss.
         finished, unfinished = self._store.uploads(since)
         without = [one for one in finished if one.id not in have]
-        open_ = [one.id for one in without] + unfinished
+        open_ = [one[:TIME_DIGITS] for one in (*(one.id for one in without), *unfinished)]
         self._since = max(
             first_id(began - self._window_s), min([first_id(began - _SKEW_S), *open_])
         )
