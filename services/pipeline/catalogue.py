@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from services.pipeline.ports import Described, Duplicate, Prepared, Receipt, source_of
 from services.pipeline.preprocess import CONTENT_TYPE
@@ -123,9 +124,9 @@ class Catalogue:
 
         `where` is SQL of the program's own; what users say goes in as parameters.
         """
-        condition = sql.SQL("WHERE " + where if where else "")  # type: ignore[arg-type]
+        condition = sql.SQL("WHERE " + where if where else "")
         query = sql.SQL("SELECT * FROM images {} ORDER BY sha256").format(condition)
-        with self._connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        with self._connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, list(parameters)).fetchall()
 
 
@@ -209,11 +210,31 @@ def _image_row(one: Described, bucket: str) -> dict[str, Any]:
     return row_of(one, bucket) | {"phash": signed(one.image.phash)}
 
 
-_COLUMNS = (
-    "sha256 source_sha256 source bucket key name device received_at content_type bytes width height "
-    "original_type original_bytes original_width original_height phash mean std sharpness entropy "
-    "embedding model"
-).split()
+_COLUMNS = [
+    "sha256",
+    "source_sha256",
+    "source",
+    "bucket",
+    "key",
+    "name",
+    "device",
+    "received_at",
+    "content_type",
+    "bytes",
+    "width",
+    "height",
+    "original_type",
+    "original_bytes",
+    "original_width",
+    "original_height",
+    "phash",
+    "mean",
+    "std",
+    "sharpness",
+    "entropy",
+    "embedding",
+    "model",
+]
 _INSERT_IMAGE = sql.SQL("INSERT INTO images ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)),
     sql.SQL(", ").join(map(sql.Placeholder, _COLUMNS)),

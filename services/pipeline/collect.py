@@ -268,5 +268,3 @@ def _seen(
         name=key.rpartition("/")[2] or key,
         received_at=at,
     )
-
-

@@ -1,7 +1,7 @@
 """Dataset versions: manifests that never change, each named by the digest of its own bytes.
 
-A manifest is JSON lines: what it is, then one line for each image, in order of the digests. The same
-images of the same dataset are the same version, whoever makes it and whenever.
+A manifest is JSON lines: what it is, then one line for each image, in order of the digests. The
+same images of the same dataset are the same version, whoever makes it and whenever.
 """
 
 from __future__ import annotations
@@ -138,9 +138,7 @@ def parse(name: str, digest: str, content: bytes) -> Version:
     head, *entries = [json.loads(line) for line in content.decode().splitlines()]
     if head.get("kind") != KIND or head.get("name") != name or head.get("count") != len(entries):
         raise BadManifest(f"manifest {name}/{digest}: {head} does not describe it")
-    return Version(
-        name, digest, len(entries), head.get("parent"), head.get("annotations"), entries
-    )
+    return Version(name, digest, len(entries), head.get("parent"), head.get("annotations"), entries)
 
 
 def key_of(name: str, digest: str) -> str:

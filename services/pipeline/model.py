@@ -2,8 +2,8 @@
 
 Oriented filters of two wavelengths and three colour channels, their energy on a 4 x 4 grid, the
 logarithm, and the principal components (whitened) that `fit` found in the photographs of
-scikit-image and scikit-learn. Small, the same bytes on every machine, and enough to find images that
-look alike; a trained network takes its place by the same interface.
+scikit-image and scikit-learn. Small, the same bytes on every machine, and enough to find images
+that look alike; a trained network takes its place by the same interface.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ State = Literal["stored", "duplicate", "quarantined"]
 
 
 def source_of(event: Event) -> str:
-    """What was received, whatever its bytes: an upload, or a member of one. Never the same twice."""
+    """What was received, whatever its bytes: an upload, or a member of one."""
     return event.upload_id if event.member is None else f"{event.upload_id}/{event.member}"
 
 

@@ -37,9 +37,7 @@ class Bucket:
 
     def put(self, key: str, content: bytes, content_type: str) -> None:
         """Store it under its key."""
-        self._client.put_object(
-            Bucket=self.name, Key=key, Body=content, ContentType=content_type
-        )
+        self._client.put_object(Bucket=self.name, Key=key, Body=content, ContentType=content_type)
 
     def get(self, key: str) -> bytes:
         """The content. Raises LookupError when there is no such key."""
