@@ -11,6 +11,7 @@ from components.datalake.kafka import Kafka
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
+from components.datalake.postgres_databases import PostgresDatabases
 from stacks import strimzi
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
@@ -85,6 +86,17 @@ def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) ->
             "database": postgres.database,
         },
     )
+    if config.databases:
+        databases = PostgresDatabases(
+            "postgres",
+            config,
+            postgres=postgres,
+            namespace=platform.namespaces["datalake"],
+            image=context.images["postgresql"],
+            passwords=passwords,
+            opts=pulumi.ResourceOptions(provider=context.provider),
+        )
+        context.declare(databases)
     if context.environment.pgpool is not None:
         _deploy_pgpool(context, platform, monitors, postgres, passwords)
     return postgres
