@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,10 @@ class NodePool(Model):
 class Environment(Model):
     """One environment of the estate. A part that is left out is not deployed."""
 
+    profiles: dict[Name, list[str]] = Field(
+        default_factory=dict,
+        description="profile of a rehearsal -> the parts that only it brings; others are the core",
+    )
     waivers: dict[str, str] = Field(
         default_factory=dict, description="policy -> reason: a rule that nothing here need keep"
     )
@@ -101,7 +105,7 @@ class Environment(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Environment:
-        refuse(_bad_waivers(self.waivers))
+        refuse(_bad_waivers(self.waivers) + _bad_profiles(self.profiles))
         names = [pool.name for pool in self.nodes]
         refuse(
             [
@@ -125,6 +129,26 @@ class Environment(Model):
                 ]
             )
         return self
+
+    def with_profiles(self, chosen: Collection[str]) -> Environment:
+        """Return this environment without the parts of profiles that are not chosen."""
+        left_out = [
+            part for name, parts in self.profiles.items() if name not in chosen for part in parts
+        ]
+        return self.model_copy(update=dict.fromkeys(left_out))
+
+
+def _bad_profiles(profiles: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    fields = Environment.model_fields
+    parts = sorted(key for key, field in fields.items() if field.default is None)
+    return [
+        problem(
+            f"profiles.{name}.{index}", part, f"no part that can be left out: {', '.join(parts)}"
+        )
+        for name, named in profiles.items()
+        for index, part in enumerate(named)
+        if part not in parts
+    ]
 
 
 def _bad_waivers(waivers: Mapping[str, str]) -> list[dict[str, Any]]:

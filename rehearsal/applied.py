@@ -20,8 +20,11 @@ from configs.schema import Environment, secret_refs
 from rehearsal import paths
 from rehearsal.rehearsal import Rehearsal
 
-_PROGRAM = ("components", "configs", "policies", "rehearsal", "stacks")
-_SUFFIXES = (".py", ".yaml", ".toml", ".json", ".lock", ".mod", ".sum")
+_PROGRAM = ("components", "configs", "model_repo", "policies", "rehearsal", "services", "stacks")
+_SUFFIXES = (
+    *(".py", ".yaml", ".toml", ".json", ".lock", ".mod", ".sum"),
+    *(".html", ".js", ".css", ".sql"),
+)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,9 @@ def up(
     name: Name = "local",
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="A part beyond the core; repeat it or separate by commas."),
+        typer.Option(
+            help="A profile beside the core (README has them); repeat it or separate by commas."
+        ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every profile.")] = False,
     port_base: Annotated[

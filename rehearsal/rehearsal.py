@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ from rehearsal.processes import Daemon, wait_for
 Mode = Literal["node", "simulated"]
 LOCAL = "local"
 """The stack of `up`; `rehearse` has one of the environment's name."""
+CORE = "core"
+"""The profile that every rehearsal has."""
 POLICY_PACK_VARIABLE = "PULUMI_OPTION_POLICY_PACK"
 _DEBIAN = ("runc", "iproute2", "nftables", "haproxy", "catatonit")
 _API_INSIDE = 6443
@@ -45,6 +47,7 @@ class Record:
     port_base: int
     stack: str = LOCAL
     routes: dict[str, str] = field(default_factory=dict)
+    profiles: list[str] = field(default_factory=lambda: [CORE])
 
 
 class Rehearsal:
@@ -187,6 +190,14 @@ class Rehearsal:
         self.folder.chmod(0o700)
         self.record = Record(self.name, mode, reason, base, stack)
         self._save()
+
+    def add_profiles(self, profiles: Iterable[str]) -> None:
+        """Note the profiles beside those that it has: `up` brings them, `down` takes all away."""
+        record = self.required()
+        added = [name for name in dict.fromkeys(profiles) if name not in record.profiles]
+        if added:
+            record.profiles += added
+            self._save()
 
     @property
     def api_port(self) -> int:
@@ -384,6 +395,7 @@ class Rehearsal:
             "ESTATE_REHEARSAL": self.name,
             "ESTATE_IMAGES": str(folder / "images.json"),
             "ESTATE_SECRETS": str(folder / "secrets"),
+            **({"ESTATE_PROFILES": ",".join(record.profiles)} if record.stack == LOCAL else {}),
             **simulated,
         }
 

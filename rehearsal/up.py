@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +32,10 @@ from rehearsal.kube import Api, ApiError
 from rehearsal.parts import PROFILES
 from rehearsal.progress import ImageBars, ToolBars
 from rehearsal.pulumi import Pulumi, State
-from rehearsal.rehearsal import LOCAL, Mode, Rehearsal
+from rehearsal.rehearsal import CORE, LOCAL, Mode, Rehearsal
 
-# What the core was measured to use (docs/figures.md), with some room.
-_MEMORY_GIB = {"node": 6.0, "simulated": 2.0}
-_DISK_GIB = {"node": 6.0, "simulated": 2.0}
+# What a rehearsal without a real node was measured to use, with some room; with one: parts.toml.
+_SIMULATED_GIB = 2
 
 
 def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, offline: bool) -> int:
@@ -47,23 +46,27 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         raise UsageError("--profile", unknown[0], f"choose from: {', '.join(PROFILES)}")
     if port_base is not None and not 1024 <= port_base <= 65_000:
         raise UsageError("--port-base", port_base, "choose a number from 1024 to 65000")
-    environment = _environment()
+    declared = _environment()
     rehearsal = Rehearsal(name)
     with rehearsal.locked():
         rehearsal.is_of(LOCAL)
+        had = rehearsal.record.profiles if rehearsal.record is not None else [CORE]
+        wanted = list(dict.fromkeys([*had, *(PROFILES if all_ else profiles)]))
+        environment = declared.with_profiles(wanted)
         mode, reason = _mode(rehearsal)
         # All that can be refused is refused before anything is made.
         rehearsal.first_port(port_base)
         rehearsal.keeps(immutable_keys(environment))
-        if not rehearsal.exists:
-            _enough_room(mode)
+        if not rehearsal.exists or set(wanted) - set(had):
+            _enough_room(mode, [name for name in wanted if not rehearsal.exists or name not in had])
         if mode == "simulated":
             console.warn(
                 f"no real node here, all nodes are simulated: {reason}. The API, scheduling, "
                 "quotas, admission and claims are real; no container runs, so no protocol answers"
             )
-        found = find_tools(mode, offline)
+        found = find_tools(mode, offline, wanted)
         rehearsal.prepare(mode, reason, port_base)
+        rehearsal.add_profiles(wanted)
         rehearsal.link_tools(found)
         credentials.ensure(
             rehearsal.folder / "secrets",
@@ -135,31 +138,39 @@ def config_errors() -> Iterator[None]:
         raise EstateError("configuration", first + rest, "mend the file and run again") from None
 
 
-def _enough_room(mode: Mode) -> None:
-    needed = _MEMORY_GIB[mode]
+def _enough_room(mode: Mode, profiles: Sequence[str]) -> None:
+    """Refuse to begin what the machine cannot hold, by the budgets of the new profiles."""
+    new = [PROFILES[name] for name in profiles]
+    simulated = mode == "simulated"
+    needed = _SIMULATED_GIB if simulated else sum(one.memory_gib for one in new)
     memory = doctor.memory()[0] / 2**30
     if memory < needed:
         raise EstateError(
             "memory",
             f"{memory:.1f} GiB available",
-            f"the core needs {needed:.0f} GiB: end other programs or use a larger machine",
+            f"the {' and '.join(profiles)} needs {needed} GiB: end other programs or use a larger "
+            "machine",
         )
+    needed = _SIMULATED_GIB if simulated else sum(one.disk_gib for one in new)
     for what, folder in (("cache", paths.cache()), ("state", paths.state_root())):
         paths.ensure(folder, what)
         free = shutil.disk_usage(folder).free / 2**30
-        if free < _DISK_GIB[mode]:
+        if free < needed:
             raise EstateError(
                 f"disk of {folder}",
                 f"{free:.1f} GiB free",
-                f"{_DISK_GIB[mode]:.0f} GiB are needed: free some, or set ESTATE_{what.upper()}",
+                f"{needed} GiB are needed: free some, or set ESTATE_{what.upper()}",
             )
 
 
-def find_tools(mode: str, offline: bool) -> dict[str, Path]:
-    """The tools that a rehearsal of this mode needs, built where they lack."""
-    groups = {"cli", "control-plane"} | ({"node", "image"} if mode == "node" else set())
+def find_tools(mode: str, offline: bool, profiles: Collection[str] = (CORE,)) -> dict[str, Path]:
+    """The tools that a rehearsal of this mode and these profiles needs, built where they lack."""
+    groups = {"cli", "control-plane"} | ({"node"} if mode == "node" else set())
     catalogue = tools.catalogue()
     names = [tool.name for tool in catalogue.values() if tool.group in groups]
+    if mode == "node":
+        recipes = images.recipes()
+        names += sorted(recipes.tools(recipes.of_profiles(profiles)) - set(names))
     found = {name: path for name in names if (path := tools.find(catalogue[name])) is not None}
     lacking = [name for name in names if name not in found]
     if lacking and offline:
@@ -183,8 +194,9 @@ def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
         return
     rehearsal.unpack_debian()
     with ThreadPoolExecutor(1) as pool, ImageBars() as bars:
+        keys = images.recipes().of_profiles(rehearsal.required().profiles)
         building = pool.submit(
-            images.build, None, tools=found, cache=paths.cache() / "images", progress=bars
+            images.build, keys, tools=found, cache=paths.cache() / "images", progress=bars
         )
         console.step("control plane and node")
         rehearsal.start_control_plane(found)
@@ -252,6 +264,6 @@ def preview(name: str, args: Sequence[str]) -> int:
     rehearsal = Rehearsal(name)
     rehearsal.required()
     rehearsal.is_of(LOCAL)
-    environment = _environment()
+    environment = _environment().with_profiles(rehearsal.required().profiles)
     rehearsal.keeps(immutable_keys(environment))
     return Pulumi(rehearsal).preview(args)

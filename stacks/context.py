@@ -36,6 +36,8 @@ PLACEHOLDERS_VARIABLE = "ESTATE_PLACEHOLDERS"
 PKI_KEY = "pki"
 """In a rehearsal's own settings: values over those of `pki:`, left by the drill `authority`."""
 IMAGES_VARIABLE = "ESTATE_IMAGES"
+PROFILES_VARIABLE = "ESTATE_PROFILES"
+"""Set by a rehearsal to the profiles that `up` was given; where it is unset, all parts come."""
 
 
 class _Loader(yaml.CSafeLoader):
@@ -181,6 +183,8 @@ def from_pulumi() -> Context:
         raise ConfigError(
             f"{origin}: estate:environment: {values!r} is not allowed: a mapping is required"
         )
+    if chosen := os.environ.get(PROFILES_VARIABLE):
+        environment = environment.with_profiles(chosen.split(","))
     if rotated := config.get_object(PKI_KEY):
         pki = PkiConfig.model_validate({**environment.pki.model_dump(), **rotated})
         environment = environment.model_copy(update={"pki": pki})

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rehearsal.images import debian, golang, layer, maven, npm, pypi, recipe
+from rehearsal.images import debian, golang, layer, maven, npm, pypi, recipe, repository
 from rehearsal.images.apt import SCRIPT_ONLY, Apt, Package, closure
 from rehearsal.images.errors import ImageError
 from rehearsal.images.fsio import digest_of, sha256_of
@@ -21,7 +21,7 @@ def _code() -> str:
     return digest_of(
         [
             sha256_of(Path(str(module.__file__)))
-            for module in (debian, golang, layer, maven, npm, pypi)
+            for module in (debian, golang, layer, maven, npm, pypi, repository)
         ]
     )
 
@@ -107,6 +107,8 @@ def _describe(
             return {**item.model_dump(mode="json"), "lock": pypi.read_lock(folder, item)}
         case recipe.NpmLayer():
             return npm.described(item, folder)
+        case recipe.SourceLayer():
+            return repository.described(item)
         case recipe.FilesLayer():
             return item.model_dump(mode="json", exclude={"name"})
 
@@ -161,6 +163,8 @@ def entries(
             return pypi.layer_content(item, recipes.folder, cache_root, scratch)
         case recipe.NpmLayer() as item:
             return npm.layer_content(item, recipes.folder, cache_root, scratch)
+        case recipe.SourceLayer() as item:
+            return repository.entries(item), []
         case recipe.FilesLayer() as item:
             return _files(item), []
 

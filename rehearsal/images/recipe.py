@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -129,6 +129,17 @@ class User(_Strict):
     home: str = "/nonexistent"
 
 
+class SourceLayer(_Strict):
+    """Files of a folder of this repository, by their suffixes."""
+
+    kind: Literal["source"]
+    name: str = "source"
+    path: str
+    """Folder or file, relative to the repository."""
+    into: str
+    suffixes: tuple[str, ...] = (".py", ".html", ".js", ".css", ".json", ".toml", ".sql")
+
+
 class FilesLayer(_Strict):
     """Small files, links and directories written in the recipe."""
 
@@ -143,7 +154,7 @@ class FilesLayer(_Strict):
 
 
 Layer = Annotated[
-    DebianLayer | MavenLayer | PypiLayer | NpmLayer | GoLayer | FilesLayer,
+    DebianLayer | MavenLayer | PypiLayer | NpmLayer | GoLayer | SourceLayer | FilesLayer,
     Field(discriminator="kind"),
 ]
 
@@ -164,6 +175,8 @@ class Recipe(_Strict):
     key: str
     repository: str
     tag: str
+    profile: str = "core"
+    """The profile of `up` that needs it."""
     version_from: str = ""
     """A Debian package whose upstream version the tag names; a note is given when they part."""
     smoke: tuple[str, ...] = Field(min_length=1)
@@ -193,6 +206,15 @@ class Recipes(_Strict):
     """Time stamp of every file and image, in seconds since 1970."""
     folder: Path
     images: dict[str, Recipe]
+
+    def of_profiles(self, profiles: Collection[str]) -> list[str]:
+        """The keys of the images that rehearsals with these profiles need."""
+        return [key for key, recipe in self.images.items() if recipe.profile in profiles]
+
+    def tools(self, keys: Iterable[str]) -> set[str]:
+        """The Go tools that these images hold."""
+        layers = [layer for key in keys for layer in self.images[key].layers]
+        return {layer.tool for layer in layers if isinstance(layer, GoLayer)}
 
     def chosen(self, keys: list[str] | tuple[str, ...] | None) -> list[Recipe]:
         """The recipes of these keys, or all; in the order of the keys.

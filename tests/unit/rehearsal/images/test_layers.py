@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal import paths
+from rehearsal.images import repository
 from rehearsal.images.apt import Package, closure, parse_stanza
 from rehearsal.images.debian import content, debian_entries, dropped, read_deb
 from rehearsal.images.errors import ImageError
 from rehearsal.images.layer import Entry, account_files, merged_usr, normal, write_layer
+from rehearsal.images.recipe import SourceLayer
 from rehearsal.images.sources import release_sources
 
 EPOCH = 1_700_000_000
@@ -195,3 +198,14 @@ def test_sources_take_only_signed_ones_of_the_release(tmp_path: Path) -> None:
         assert name not in text
     with pytest.raises(ImageError, match="no signed source of 'sid'"):
         release_sources("sid", tmp_path)
+
+
+def test_a_source_layer_holds_the_repositorys_files() -> None:
+    layer = SourceLayer(kind="source", path="services", into="/opt/estate/services")
+    made = {entry.path: entry for entry in repository.entries(layer)}
+    assert made["opt/estate/services/__init__.py"].source == paths.root() / "services/__init__.py"
+    one = SourceLayer(kind="source", path="services/__init__.py", into="/opt/x.py")
+    assert [entry.path for entry in repository.entries(one)] == ["opt/x.py"]
+    assert repository.described(one) != repository.described(layer)
+    with pytest.raises(ImageError, match="'servces' has no file"):
+        repository.entries(layer.model_copy(update={"path": "servces"}))
