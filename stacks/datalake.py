@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pulumi
 
@@ -45,8 +46,16 @@ def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> Ka
     return kafka
 
 
-def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Postgres | None:
-    """The PostgreSQL cluster with its operator, and the pool in front of it."""
+@dataclass(frozen=True)
+class Databases:
+    """The cluster, and what must exist before one of `postgres.databases` can be used."""
+
+    postgres: Postgres
+    ready: Sequence[pulumi.Resource]
+
+
+def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Databases | None:
+    """The PostgreSQL cluster with its operator and databases, and the pool in front of it."""
     config = context.environment.postgres
     if config is None:
         return None
@@ -86,6 +95,7 @@ def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) ->
             "database": postgres.database,
         },
     )
+    ready = postgres.ready
     if config.databases:
         databases = PostgresDatabases(
             "postgres",
@@ -97,9 +107,10 @@ def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) ->
             opts=pulumi.ResourceOptions(provider=context.provider),
         )
         context.declare(databases)
+        ready = databases.ready
     if context.environment.pgpool is not None:
         _deploy_pgpool(context, platform, monitors, postgres, passwords)
-    return postgres
+    return Databases(postgres, ready)
 
 
 def _deploy_pgpool(
