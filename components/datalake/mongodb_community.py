@@ -205,7 +205,7 @@ class MongodbCommunity(MongodbCluster):
             spec.pod_labels(name),
             [
                 {
-                    "targetPort": spec.METRICS_PORT,
+                    "portNumber": spec.METRICS_PORT,
                     "scheme": "https",
                     "tlsConfig": {
                         "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},

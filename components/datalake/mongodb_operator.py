@@ -86,6 +86,7 @@ class MongodbOperator(Component):
         waived = {
             "checkov.CKV_K8S_38": "an operator works on the API",
             "kube-score.deployment-replicas": "it knows no leader; members go on without it",
+            "images.operator": "MONGODB_IMAGE is part of a name; the replica set has the digest",
         }
         deployment = k8s.apps.v1.Deployment(
             NAME,
@@ -160,7 +161,7 @@ class MongodbOperator(Component):
             "AGENT_IMAGE": images["agent"].ref,
             "VERSION_UPGRADE_HOOK_IMAGE": images["hook"].ref,
             "READINESS_PROBE_IMAGE": images["readiness"].ref,
-            # Two parts of a name; the replica set itself names the server's image by its digest.
+            # Two parts of a name, which the operator puts together for sets that name no image.
             "MONGODB_IMAGE": image,
             "MONGODB_REPO_URL": repository,
         }
