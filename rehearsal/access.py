@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from psycopg.conninfo import make_conninfo
 
 from components.datalake import kafka_files, pgpool_config, postgres_config, transfer_config
+from components.datalake.mongodb_config import VERIFY_USER
 from components.model import SecretRef
 from components.realtime import mosquitto_config
 from components.workload import TRUST_CONFIG_MAP
@@ -64,6 +65,9 @@ class Access:
     s3_access_key: str = field(default="", repr=False)
     s3_secret_key: str = field(default="", repr=False)
     s3_endpoint: str = f"https://s3.{transfer_config.NAMESPACE}.svc.cluster.local:443"
+    mongodb_host: str = "mongodb.datalake.svc.cluster.local"
+    mongodb_password: str | None = field(default=None, repr=False)
+    """Of user `verify`; None where the rehearsal has no documents."""
 
     def to_json(self) -> str:
         """One line, for the standard input of a process inside."""
@@ -162,6 +166,8 @@ def of(rehearsal: Rehearsal) -> Access:
     mosquitto = _declared(environment, "mosquitto")
     kafka = _declared(environment, "kafka")
     postgres = _declared(environment, "postgres")
+    documents = environment.with_profiles(rehearsal.required().profiles).mongodb
+    users = documents.users if documents is not None else []
 
     def password(ref: SecretRef) -> str:
         file = rehearsal.folder / "secrets" / str(ref.file)
@@ -183,6 +189,7 @@ def of(rehearsal: Rehearsal) -> Access:
         postgres_user=postgres.owner.name,
         postgres_password=password(postgres.owner.password),
         database=postgres.database,
+        mongodb_password=next((password(u.password) for u in users if u.name == VERIFY_USER), None),
     )
 
 

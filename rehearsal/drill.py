@@ -10,6 +10,7 @@ from rehearsal.clients import exclusive
 from rehearsal.drills import (
     interruptions,
     kafka_broker,
+    mongodb,
     mosquitto,
     postgres_primary,
     processes,
@@ -26,6 +27,7 @@ DRILLS: dict[str, Drill] = {
         kafka_broker.DRILL,
         postgres_primary.DRILL,
         mosquitto.DRILL,
+        mongodb.DRILL,
         processes.API_SERVER,
         processes.KUBELET,
         rotation.CERTIFICATES,
@@ -83,6 +85,7 @@ def run(
             f"rehearsal {name} has simulated nodes only, on which nothing runs",
             "it needs a real node: see ./estate doctor for what this machine lacks",
         )
+    chosen = _present(chosen, rehearsal, named=which)
     provenance.writable(out)
     results: list[Result] = []
     with exclusive(rehearsal, "drill"):
@@ -101,6 +104,20 @@ def run(
                 break
     _summary(results)
     return 0 if len(results) == len(chosen) and all(result.met for result in results) else 1
+
+
+def _present(drills: Sequence[Drill], rehearsal: Rehearsal, named: Sequence[str]) -> list[Drill]:
+    """Those whose profile is there. Raises UsageError for one that was named."""
+    found = []
+    for drill in drills:
+        if drill.profile in rehearsal.required().profiles:
+            found.append(drill)
+        elif drill.id in named:
+            way_out = f"bring its part: ./estate up --name {rehearsal.name} --profile"
+            raise UsageError("drill", drill.id, f"{way_out} {drill.profile}")
+        else:
+            console.say(f"drill {drill.id} is left out: no profile {drill.profile} here")
+    return found
 
 
 def _run_own(which: str, out: Path | None, count: int | None, seed: int) -> int:

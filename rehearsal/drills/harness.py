@@ -26,7 +26,7 @@ from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError, Object, ready
 from rehearsal.pulumi import Pulumi
-from rehearsal.rehearsal import Rehearsal
+from rehearsal.rehearsal import CORE, Rehearsal
 
 BEFORE_S = 5.0  # of undisturbed writing
 AFTER_S = 20.0  # of writing after the blow, at least
@@ -98,7 +98,7 @@ class Drill:
     Where `clients_may_fail` is off, an error that a client's library hands to the application
     misses the target as a lost item does. `limit_s` is how long it may take to be whole.
     `observe` returns facts by name; their changes make the timeline. `explain` adds what logs
-    say afterwards, as seconds since the blow.
+    say afterwards, as seconds since the blow. `profile` brings what it breaks.
     """
 
     id: str
@@ -110,6 +110,7 @@ class Drill:
     explain: Callable[[Scene], list[Event]] | None = None
     clients_may_fail: bool = True
     limit_s: float = LIMIT_S
+    profile: str = CORE
 
 
 @dataclass

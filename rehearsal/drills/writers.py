@@ -24,10 +24,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from psycopg import sql
+from pymongo.errors import PyMongoError
 
 from rehearsal import clients
 from rehearsal.access import DRILL_TOPIC, Access
 from rehearsal.drills import senders, visitors
+from rehearsal.drills.mongodb_writer import MongodbWriter
 from rehearsal.drills.record import Record, producer, replace_file
 
 _READY_S = 40.0
@@ -385,7 +387,7 @@ class MqttWriter(threading.Thread):
 
 
 def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
-    """The writer of a kind: postgres, postgres-pooled, postgres-direct, kafka or mqtt."""
+    """The writer of a kind: postgres, -pooled, -direct, kafka, mqtt or mongodb."""
     match kind:
         case "postgres":
             return PostgresWriter(access, folder, run)
@@ -397,6 +399,8 @@ def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
             return KafkaWriter(access, run)
         case "mqtt":
             return MqttWriter(access, run)
+        case "mongodb":
+            return MongodbWriter(access, folder, run)
     raise ValueError(kind)
 
 
@@ -422,7 +426,7 @@ def main() -> int:
             stop.wait()
             for kind, writer in writers.items():
                 clients.emit("result", writer=kind, **writer.stop())
-        except (OSError, psycopg.Error, KafkaException) as error:
+        except (OSError, psycopg.Error, KafkaException, PyMongoError) as error:
             words = str(error).strip().splitlines() or [type(error).__name__]
             clients.emit("error", thing=f"drill's {kind} writer", value=words[0][:300])
             return 1

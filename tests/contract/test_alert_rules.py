@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from components.datalake.mongodb_config import MongodbConfig
+from components.datalake.mongodb_operator import operator_rules
+from components.datalake.mongodb_rules import mongodb_rules
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
@@ -21,10 +24,23 @@ POSTGRES = PostgresConfig.model_validate(
         "roles": [{"name": "monitor", "password": {"file": "postgres/monitor"}}],
     }
 )
+MONGODB = MongodbConfig.model_validate(
+    {
+        "users": [
+            {
+                "name": "verify",
+                "password": {"file": "mongodb/verify"},
+                "access": [{"database": "estate_verify"}],
+            }
+        ]
+    }
+)
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "strimzi": strimzi_rules(),
+    "mongodb": mongodb_rules("mongodb", "datalake", MONGODB),
+    "mongodb-operator": operator_rules(),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
@@ -94,6 +110,30 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             },
             True,
         ),
+        (
+            "mongodb",
+            "MongodbReplicasMissing",
+            {
+                'up{namespace="datalake", pod="mongodb-a"}': 1,
+                'up{namespace="datalake", pod="mongodb-b"}': 0,
+            },
+            True,
+        ),
+        (
+            "mongodb",
+            "MongodbReplicasMissing",
+            {f'up{{namespace="datalake", pod="mongodb-{pod}"}}': 1 for pod in "ab"},
+            False,
+        ),
+        ("mongodb", "MongodbDown", {'up{namespace="datalake", pod="mongodb-a"}': 0}, True),
+        ("mongodb", "MongodbDown", {'up{namespace="datalake", pod="mongodb-a"}': 1}, False),
+        (
+            "mongodb-operator",
+            "MongodbOperatorDown",
+            {'up{namespace="platform", job="platform/mongodb-kubernetes-operator"}': 1},
+            False,
+        ),
+        ("mongodb-operator", "MongodbOperatorDown", {"nothing": 1}, True),
         (
             "strimzi",
             "StrimziNotReconciled",

@@ -58,10 +58,12 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
     operator = onprem.object("Deployment", "strimzi-cluster-operator")["spec"]["template"]["spec"]
     told = [env.get("value", "") for env in operator["containers"][0]["env"]]
     used |= {ref for value in told for ref in re.findall(r"quay\.io/\S+", value)}
+    members = onprem.object("MongoDBCommunity", "mongodb")["spec"]["statefulSet"]["spec"]
+    used |= {one["image"] for one in _containers(members["template"]["spec"])}
     assert used <= pinned, sorted(used - pinned)
     repositories = {ref.partition(":")[0] for ref in used}
     assert "quay.io/jetstack/cert-manager-controller" in repositories
-    assert len(repositories) == 10
+    assert len(repositories) == 15
     for name, program in PROGRAMS.items():
         entry = versions.declared()[f"cert_manager_{program}"]
         for rendered, tag in ((onprem, entry.tag), (local, entry.built)):

@@ -127,7 +127,8 @@ def test_prometheus_reaches_every_port_that_a_monitor_names(rendered: Rendered) 
     )
     for monitor in rendered.objects("PodMonitor"):
         selector = monitor["spec"]["selector"]["matchLabels"]
-        names = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+        endpoints = monitor["spec"]["podMetricsEndpoints"]
+        names = {endpoint["port"] for endpoint in endpoints if "port" in endpoint}
         for body in rendered.objects("Deployment", "StatefulSet"):
             template = body["spec"]["template"]
             labels = template["metadata"]["labels"]

@@ -76,11 +76,13 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
     # What Strimzi's operator would make: stood in for, and placed in three zones.
     for pods in ("brokers", "controllers", "entity-operator", "cruise-control"):
         assert f"datalake/kafka-{pods}" in titles
+    assert "datalake/mongodb" in titles
     assert {"containers", "operators", "secrets"} <= set(kept["not_rehearsed"])
 
 
-def test_every_kind_of_strimzi_is_among_those_tried() -> None:
+def test_every_kind_of_the_data_lake_is_among_those_tried() -> None:
     assert {"Kafka", "KafkaNodePool", "KafkaTopic", "KafkaUser"} <= set(custom())
+    assert {"Cluster", "Database", "MongoDBCommunity"} <= set(custom())
 
 
 @pytest.mark.parametrize("kind", sorted(custom()))
@@ -180,7 +182,7 @@ def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -
     file, document, values = variant(tmp_path, "tear")
     for part in (
         *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
-        *("prometheus_operator", "monitoring"),
+        *("mongodb", "mongodb_operator", "prometheus_operator", "monitoring"),
     ):
         values.setdefault(part, {})["protect"] = False
     values["waivers"] = {"protected-data": "this environment is made to be destroyed"}

@@ -150,12 +150,24 @@ def test_without_a_name_the_drills_are_listed(
         "api-server",
         "kubelet",
         "mosquitto",
+        "mongodb",
     ):
         assert name in shown
 
 
 def test_all_means_every_drill_once() -> None:
     assert [one.id for one in drill.choose(["all", "kubelet"])] == list(drill.DRILLS)
+
+
+def test_a_drill_without_its_profile_is_refused_or_left_out(folders: Folders) -> None:
+    made = Rehearsal("one")
+    made.prepare("node", "", None)
+    others = [one.id for one in drill._present(drill.choose(["all"]), made, ["all"])]
+    assert others and "mongodb" not in others
+    with pytest.raises(UsageError, match=r"mongodb.*up --name one --profile lake"):
+        drill._present(drill.choose(["mongodb"]), made, ["mongodb"])
+    made.add_profiles(["lake"])
+    assert drill._present(drill.choose(["mongodb"]), made, ["mongodb"])
 
 
 def test_an_unknown_drill_is_named_with_the_known_ones() -> None:
