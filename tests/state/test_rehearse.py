@@ -128,7 +128,7 @@ def lost(sent: Any, stored: Any) -> bool:
 
 def variant(folder: Path, name: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """A copy of the sources: the file for another environment, its document and its values."""
-    for part in ("configs", "stacks", "components", "policies", "rehearsal", "tests"):
+    for part in ("configs", "stacks", "components", "policies", "rehearsal", "services", "tests"):
         shutil.copytree(paths.root() / part, folder / part)
     for single in ("estate", "Pulumi.yaml", "pyproject.toml", "requirements*"):
         for found in paths.root().glob(single):
