@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from components.datalake import transfer_config
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.mongodb_config import MongodbConfig, postgres_problems
@@ -36,6 +37,7 @@ from components.realtime.mosquitto_config import MosquittoConfig
 from configs.errors import ConfigError
 from policies.model import SHORTEST_REASON
 from policies.rules import RULES, STACK_RULES
+from services.events import QUARANTINED_TOPIC, RECEIVED_TOPIC
 
 __all__ = ["ConfigError", "Environment", "immutable_keys", "load", "secret_refs"]
 
@@ -125,6 +127,7 @@ class Environment(Model):
         if operated and self.images.source == "rehearsal":
             text = "no package has Strimzi's operator, so none can be built: take `statefulset`"
             refuse([problem("kafka.implementation", "strimzi", text)])
+        refuse(self._transfer_problems())
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [
@@ -148,6 +151,25 @@ class Environment(Model):
             return [problem("mongodb.implementation", "community", text)] if built else []
         pooled = pool.replicas * pool.sessions_per_replica if pool is not None else 0
         return postgres_problems(mongodb, self.postgres, pooled + RESERVE)
+
+    def _transfer_problems(self) -> list[dict[str, Any]]:
+        """What image transfer needs of Kafka, and is not declared."""
+        if self.transfer is None:
+            return []
+        if self.kafka is None:
+            text = "received images are told to Kafka; declare kafka too, or leave both"
+            return [problem("transfer", "declared", text)]
+        users = [user.name for user in self.kafka.users]
+        topics = [topic.name for topic in self.kafka.topics]
+        found = [
+            problem("kafka.topics", topics, f"topic {topic!r} (image transfer) is missing; add it")
+            for topic in (RECEIVED_TOPIC, QUARANTINED_TOPIC)
+            if topic not in topics
+        ]
+        if transfer_config.USER not in users:
+            text = f"user {transfer_config.USER!r} (image transfer) is missing; add it"
+            found.append(problem("kafka.users", users, text))
+        return found
 
     def with_profiles(self, chosen: Collection[str]) -> Environment:
         """Return this environment without the parts of profiles that are not chosen."""

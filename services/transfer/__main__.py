@@ -6,6 +6,9 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.transfer.publish import KafkaPublisher
@@ -13,6 +16,17 @@ from services.transfer.server import Server
 from services.transfer.settings import Settings
 from services.transfer.store import connect
 from services.transfer.worker import Worker
+
+_LOOK_S = 10.0
+
+
+def _end_when_changed(files: Sequence[Path]) -> None:
+    """Credentials and whom to trust are read at the start: the kubelet makes another one."""
+    before = [file.read_bytes() for file in files]
+    while [file.read_bytes() for file in files] == before:
+        time.sleep(_LOOK_S)
+    logging.getLogger("transfer").info("credentials or authorities changed: starting anew")
+    os._exit(0)
 
 
 def main() -> None:
@@ -31,6 +45,8 @@ def main() -> None:
         window_h=settings.window_h,
     )
     worker.start()
+    files = (settings.access_key, settings.secret_key, settings.password, settings.trust)
+    threading.Thread(target=_end_when_changed, args=(files,), name="watch", daemon=True).start()
     Server(
         settings.port,
         limits=settings.limits,

@@ -117,7 +117,10 @@ class Worker:
             time.sleep(self._sweep_s)
 
     def sweep(self) -> list[str]:
-        """Add every finished upload without a receipt that its hook had time for; their names."""
+        """Add every finished upload without a receipt that its hook had time for; their names.
+
+        One that has all its bytes and was not completed, because tusd died then, is completed.
+        """
         began = self._clock()
         since = self._since
         have = set(self._store.receipts(since))
@@ -129,6 +132,7 @@ class Worker:
             first_id(began - self._window_s), min([first_id(began - _SKEW_S), *open_])
         )
         due = [one.id for one in without if self._left_over(one, began)]
+        due += [one for one in unfinished if self._store.complete(one, began - SETTLE_S)]
         for upload_id in due:
             self.add(upload_id, "sweep")
         metrics.UNRECEIPTED.set(len(due))

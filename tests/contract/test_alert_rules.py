@@ -15,6 +15,8 @@ from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
 from components.datalake.strimzi_operator import strimzi_rules
+from components.datalake.transfer_config import TransferConfig
+from components.datalake.transfer_rules import transfer_rules
 from components.monitoring.rules import rules
 from components.platform.certificate_rules import DAY_S, certificate_rules
 
@@ -41,6 +43,7 @@ GROUPS = {
     "strimzi": strimzi_rules(),
     "mongodb": mongodb_rules("mongodb", "datalake", MONGODB),
     "mongodb-operator": operator_rules(),
+    "transfer": transfer_rules("transfer", "datalake", TransferConfig()),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
@@ -76,6 +79,43 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("group", "alert", "series", "fires"),
     [
+        (
+            "transfer",
+            "TransferUploadsWait",
+            {'transfer_unreceipted{namespace="datalake", pod="transfer-0"}': 3},
+            True,
+        ),
+        (
+            "transfer",
+            "TransferUploadsWait",
+            {'transfer_unreceipted{namespace="datalake", pod="transfer-0"}': 0},
+            False,
+        ),
+        (
+            "transfer",
+            "TransferReplicasMissing",
+            {
+                'haproxy_server_status{namespace="datalake", pod="transfer-0", '
+                'proxy="own", server="tusd", state="UP"}': 1
+            },
+            True,
+        ),
+        ("transfer", "TransferDown", {}, True),
+        (
+            "transfer",
+            "TransferDown",
+            {
+                'haproxy_server_status{namespace="datalake", pod="transfer-0", '
+                'proxy="own", server="tusd", state="UP"}': 1
+            },
+            False,
+        ),
+        (
+            "transfer",
+            "TransferDoesNotSweep",
+            {'transfer_swept_timestamp_seconds{namespace="datalake", pod="transfer-0"}': 1},
+            True,
+        ),
         (
             "postgres",
             "PostgresNoPrimary",

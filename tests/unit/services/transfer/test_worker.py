@@ -117,6 +117,43 @@ def test_what_was_begun_long_ago_and_is_not_finished_stays_in_sight(s3: Any) -> 
     assert one.sweep() == [old]
 
 
+def begun(s3: Any, content: bytes, sizes: Sequence[int], numbers: Sequence[int]) -> str:
+    """An upload in parts that nobody has completed."""
+    name = new_id()
+    where = {"Bucket": BUCKET, "Key": f"uploads/{name}"}
+    multipart = s3.create_multipart_upload(**where)["UploadId"]
+    at = 0
+    for size, number in zip(sizes, numbers, strict=True):
+        body = content[at : at + size]
+        s3.upload_part(**where, UploadId=multipart, PartNumber=number, Body=body)
+        at += size
+    metadata = {"filename": "a", "filetype": "image/png", "sha256": sha256(content)}
+    info = {"ID": f"{name}+{multipart}", "Size": len(content), "MetaData": metadata}
+    s3.put_object(Bucket=BUCKET, Key=f"uploads/{name}.info", Body=json.dumps(info).encode())
+    return name
+
+
+LARGE = PNG + bytes(6 << 20)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "numbers", "completed"),
+    [
+        ((5 << 20, len(LARGE) - (5 << 20)), (1, 2), True),
+        ((5 << 20,), (1,), False),
+        ((5 << 20, len(LARGE) - (5 << 20)), (1, 3), False),
+    ],
+)
+def test_an_upload_that_has_all_its_bytes_is_completed_where_tusd_died(
+    s3: Any, sizes: Sequence[int], numbers: Sequence[int], completed: bool
+) -> None:
+    name = begun(s3, LARGE, sizes, numbers)
+    assert worker(s3, Told()).sweep() == [], "tusd may be at it"
+    later = worker(s3, Told(), ahead_s=SETTLE_S + 5)
+    assert later.sweep() == ([name] if completed else [])
+    assert (Store(s3, BUCKET).stat(name) is not None) == completed
+
+
 def test_threads_finish_what_is_added_once(s3: Any) -> None:
     told = Told()
     one, name = worker(s3, told), upload(s3, PNG)
