@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.pgpool_config import PgpoolConfig
@@ -100,6 +101,7 @@ class Environment(Model):
     cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
+    ceph: CephConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
