@@ -16,13 +16,15 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from components.datalake import transfer_config
+from components.datalake import pipeline_config, transfer_config
+from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.mongodb_config import MongodbConfig, postgres_problems
 from components.datalake.mongodb_operator import MongodbOperatorConfig
 from components.datalake.pgpool import RESERVE
 from components.datalake.pgpool_config import PgpoolConfig
+from components.datalake.pipeline_config import PipelineConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.strimzi_operator import StrimziConfig
 from components.datalake.transfer_config import TransferConfig
@@ -107,8 +109,10 @@ class Environment(Model):
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
     transfer: TransferConfig | None = None
+    pipeline: PipelineConfig | None = None
     mongodb: MongodbConfig | None = None
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
+    ceph: CephConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
@@ -128,6 +132,7 @@ class Environment(Model):
             text = "no package has Strimzi's operator, so none can be built: take `statefulset`"
             refuse([problem("kafka.implementation", "strimzi", text)])
         refuse(self._transfer_problems())
+        refuse(self._pipeline_problems())
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [
@@ -170,6 +175,31 @@ class Environment(Model):
             text = f"user {transfer_config.USER!r} (image transfer) is missing; add it"
             found.append(problem("kafka.users", users, text))
         return found
+
+    def _pipeline_problems(self) -> list[dict[str, Any]]:
+        """What the pipeline needs of the other parts, and is not declared."""
+        if self.pipeline is None:
+            return []
+        parts = ("ceph", "mongodb", "postgres", "kafka")
+        if lacking := [part for part in parts if getattr(self, part) is None]:
+            text = f"it needs {', '.join(lacking)}; declare them too, or leave it out"
+            return [problem("pipeline", "declared", text)]
+        assert self.ceph and self.mongodb and self.postgres and self.kafka
+        need = pipeline_config
+        databases = (need.DAGSTER, need.CATALOGUE)
+        wanted = [
+            ("ceph.users", [user.name for user in self.ceph.users], [need.USER]),
+            ("mongodb.users", [user.name for user in self.mongodb.users], [need.USER]),
+            ("kafka.users", [user.name for user in self.kafka.users], [need.USER]),
+            ("kafka.topics", [one.name for one in self.kafka.topics], [RECEIVED_TOPIC]),
+            ("postgres.databases", [one.name for one in self.postgres.databases], databases),
+        ]
+        return [
+            problem(key, names, f"{name!r} (pipeline) is missing; add it")
+            for key, names, needed in wanted
+            for name in needed
+            if name not in names
+        ]
 
     def with_profiles(self, chosen: Collection[str]) -> Environment:
         """Return this environment without the parts of profiles that are not chosen."""

@@ -6,7 +6,17 @@ import pulumi
 
 from components.model import MissingImage
 from configs.errors import ConfigError
-from stacks import datalake, documents, foundation, lifetimes, monitoring, realtime, simulated
+from stacks import (
+    datalake,
+    documents,
+    foundation,
+    lifetimes,
+    monitoring,
+    pipeline,
+    realtime,
+    simulated,
+    transfer,
+)
 from stacks.context import Context, from_pulumi, json_list
 
 
@@ -30,8 +40,11 @@ def compose(context: Context) -> None:
     platform = foundation.deploy(context, namespaces, monitors)
     # The slowest first: what is created first is also started first.
     databases = datalake.deploy_postgres(context, platform, monitors)
-    datalake.deploy_kafka(context, platform, monitors)
-    documents.deploy(context, platform, databases, monitors)
+    store = datalake.deploy_ceph(context, platform, monitors)
+    kafka = datalake.deploy_kafka(context, platform, monitors)
+    mongodb = documents.deploy(context, platform, databases, monitors)
+    transfer.deploy(context, platform, monitors, store, kafka)
+    pipeline.deploy(context, platform, monitors, store, kafka, mongodb, databases)
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
