@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from components.datalake import transfer_config
+from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.pgpool_config import PgpoolConfig
@@ -103,6 +104,7 @@ class Environment(Model):
     cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
+    ceph: CephConfig | None = None
     transfer: TransferConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
@@ -136,11 +138,14 @@ class Environment(Model):
         return self
 
     def _transfer_problems(self) -> list[dict[str, Any]]:
-        """What image transfer needs of Kafka, and is not declared."""
+        """What image transfer needs of Kafka and the object store, and is not declared."""
         if self.transfer is None:
             return []
         if self.kafka is None:
             text = "received images are told to Kafka; declare kafka too, or leave both"
+            return [problem("transfer", "declared", text)]
+        if self.ceph is None:
+            text = "received images are stored in S3; declare ceph too, or leave both"
             return [problem("transfer", "declared", text)]
         users = [user.name for user in self.kafka.users]
         topics = [topic.name for topic in self.kafka.topics]
@@ -149,6 +154,12 @@ class Environment(Model):
             for topic in (RECEIVED_TOPIC, QUARANTINED_TOPIC)
             if topic not in topics
         ]
+        if transfer_config.USER not in [user.name for user in self.ceph.users]:
+            text = f"user {transfer_config.USER!r} (image transfer) is missing; add it"
+            found.append(problem("ceph.users", [user.name for user in self.ceph.users], text))
+        if transfer_config.BUCKET not in [bucket.name for bucket in self.ceph.buckets]:
+            text = f"bucket {transfer_config.BUCKET!r} (image transfer) is missing; add it"
+            found.append(problem("ceph.buckets", [b.name for b in self.ceph.buckets], text))
         if transfer_config.USER not in users:
             text = f"user {transfer_config.USER!r} (image transfer) is missing; add it"
             found.append(problem("kafka.users", users, text))

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import pulumi
 
+from components.datalake.ceph import Ceph
 from components.datalake.cloudnative_pg import MANIFEST, CloudNativePgOperator
 from components.datalake.kafka import Kafka
 from components.datalake.kafka_cluster import KafkaCluster
+from components.datalake.object_store import ObjectStore
 from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
 from stacks import strimzi
@@ -42,6 +44,28 @@ def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> Ka
     context.declare(kafka)
     pulumi.export("kafka", {"bootstrap": kafka.bootstrap})
     return kafka
+
+
+def deploy_ceph(context: Context, platform: Platform, monitors: Monitors) -> ObjectStore | None:
+    """The object store, where the environment declares it: what its S3 clients need."""
+    config = context.environment.ceph
+    if config is None:
+        return None
+    ceph = Ceph(
+        "ceph",
+        config,
+        namespace=platform.namespaces["datalake"],
+        image=context.images["ceph"],
+        admin_image=context.images["estate_admin"],
+        seed=context.secret(config.keys),
+        secret_keys={user.name: context.secret(user.secret_key) for user in config.users},
+        authority=platform.pki.authority,
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
+    )
+    context.declare(ceph)
+    pulumi.export("s3", {"endpoint": ceph.store.endpoint, "region": ceph.store.region})
+    return ceph.store
 
 
 def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Postgres | None:

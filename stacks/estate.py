@@ -6,7 +6,7 @@ import pulumi
 
 from components.model import MissingImage
 from configs.errors import ConfigError
-from stacks import datalake, foundation, lifetimes, monitoring, realtime, simulated
+from stacks import datalake, foundation, lifetimes, monitoring, realtime, simulated, transfer
 from stacks.context import Context, from_pulumi, json_list
 
 
@@ -30,7 +30,9 @@ def compose(context: Context) -> None:
     platform = foundation.deploy(context, namespaces, monitors)
     # The slowest first: what is created first is also started first.
     datalake.deploy_postgres(context, platform, monitors)
-    datalake.deploy_kafka(context, platform, monitors)
+    store = datalake.deploy_ceph(context, platform, monitors)
+    kafka = datalake.deploy_kafka(context, platform, monitors)
+    transfer.deploy(context, platform, monitors, store, kafka)
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
