@@ -158,11 +158,14 @@ class Environment(Model):
         return postgres_problems(mongodb, self.postgres, pooled + RESERVE)
 
     def _transfer_problems(self) -> list[dict[str, Any]]:
-        """What image transfer needs of Kafka, and is not declared."""
+        """What image transfer needs of Kafka and the object store, and is not declared."""
         if self.transfer is None:
             return []
         if self.kafka is None:
             text = "received images are told to Kafka; declare kafka too, or leave both"
+            return [problem("transfer", "declared", text)]
+        if self.ceph is None:
+            text = "received images are stored in S3; declare ceph too, or leave both"
             return [problem("transfer", "declared", text)]
         users = [user.name for user in self.kafka.users]
         topics = [topic.name for topic in self.kafka.topics]
@@ -171,6 +174,12 @@ class Environment(Model):
             for topic in (RECEIVED_TOPIC, QUARANTINED_TOPIC)
             if topic not in topics
         ]
+        if transfer_config.USER not in [user.name for user in self.ceph.users]:
+            text = f"user {transfer_config.USER!r} (image transfer) is missing; add it"
+            found.append(problem("ceph.users", [user.name for user in self.ceph.users], text))
+        if transfer_config.BUCKET not in [bucket.name for bucket in self.ceph.buckets]:
+            text = f"bucket {transfer_config.BUCKET!r} (image transfer) is missing; add it"
+            found.append(problem("ceph.buckets", [b.name for b in self.ceph.buckets], text))
         if transfer_config.USER not in users:
             text = f"user {transfer_config.USER!r} (image transfer) is missing; add it"
             found.append(problem("kafka.users", users, text))

@@ -109,8 +109,8 @@ class Sender(threading.Thread):
                 number = next(self._numbers)
                 self.record.attempts += 1
             source, content_type, expected = self.content(number)
-            sha256 = hashlib.sha256(source.content).hexdigest()
-            metadata = {"filename": f"{number}", "filetype": content_type, "sha256": sha256}
+            digest = sha256(source.content)
+            metadata = {"filename": f"{number}", "filetype": content_type, "sha256": digest}
             counted = tus.Counted()
             try:
                 url = client.create(source.length, metadata)
@@ -120,7 +120,7 @@ class Sender(threading.Thread):
                 continue
             with self._lock:
                 name = unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
-                self._sent[name] = Sent(number, expected, sha256)
+                self._sent[name] = Sent(number, expected, digest)
                 self.record.acknowledge(number)
             self.noted(number, counted)
 
@@ -202,6 +202,11 @@ class _Topic:
     def close(self) -> None:
         """End it."""
         self._consumer.close()
+
+
+def sha256(content: bytes) -> str:
+    """The digest as senders declare it."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def make(kind: str, access: Access, run: str) -> Sender | None:

@@ -81,7 +81,7 @@ class Made:
         )
         loop.run_until_complete(wait_for_rpcs())
         loop.close()
-        self.objects = [plain(item) for item in recorder.made]
+        self.objects: list[dict[str, Any]] = [plain(item) for item in recorder.made]
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         found = [o for o in self.objects if (o["kind"], o["metadata"]["name"]) == (kind, name)]
