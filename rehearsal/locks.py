@@ -42,7 +42,7 @@ confluent-kafka
 pydantic
 prometheus-client
 """
-# Photographs and PostgreSQL's programs, for tests: their wheels are unpacked, and not what they need.
+# Photographs and PostgreSQL's programs, for tests: unpacked alone, without what they need.
 _SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
 _BY = "made by: ./estate tools lock"
 

@@ -46,8 +46,9 @@ from components.workload import (
 
 
 class Pipeline(Component):
-    """One pod with Dagster's web pages (behind a proxy that asks for a password), its daemon and the
-    pipeline's code. `url` is where people go.
+    """One pod: Dagster's web pages behind a proxy that asks for a password, its daemon, the code.
+
+    `url` is where people go.
     """
 
     url: pulumi.Output[str]

@@ -18,6 +18,7 @@ from services.pipeline.catalogue import Catalogue
 from services.pipeline.settings import load
 from services.pipeline.store import Bucket
 
+VERIFY_DEVICE = "estate-verify"
 _IN_PROGRESS = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -136,9 +137,10 @@ def write_version(context: dg.OpExecutionContext) -> None:
         "least_sharpness": "sharpness >= %s",
     }
     chosen = [key for key in conditions if key in given]
-    where = " AND ".join(conditions[key] for key in chosen)
+    # Images of checks belong to no dataset.
+    where = " AND ".join(["device IS DISTINCT FROM %s", *(conditions[key] for key in chosen)])
     with connect.postgres(settings, settings.catalogue) as session:
-        rows = Catalogue(session).images(where, [given[key] for key in chosen])
+        rows = Catalogue(session).images(where, [VERIFY_DEVICE, *(given[key] for key in chosen)])
     store = Bucket(connect.s3(settings), settings.s3.datasets)
     made = datasets.create(store, given["name"], rows)
     context.add_output_metadata({"digest": made.digest, "images": made.count})
