@@ -20,7 +20,13 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from psycopg.conninfo import make_conninfo
 
-from components.datalake import kafka_files, pgpool_config, postgres_config, transfer_config
+from components.datalake import (
+    kafka_files,
+    pgpool_config,
+    pipeline_config,
+    postgres_config,
+    transfer_config,
+)
 from components.datalake.mongodb_config import VERIFY_USER
 from components.model import SecretRef
 from components.realtime import mosquitto_config
@@ -38,6 +44,7 @@ DEAD_LETTERS_TOPIC = "sensors.dead-letter"
 TRANSFER = f"transfer.{transfer_config.NAMESPACE}.svc.cluster.local"
 _LAKE = transfer_config.NAMESPACE
 _S3_SECRET = f"s3-{transfer_config.USER}"
+_READER = f"s3-{pipeline_config.READER}"
 _RENEW_S = 600.0
 DRILL_TOPIC = "estate.verify"
 """Declared for checks; replicated like any other, kept for an hour only."""
@@ -65,6 +72,10 @@ class Access:
     s3_access_key: str = field(default="", repr=False)
     s3_secret_key: str = field(default="", repr=False)
     s3_endpoint: str = f"https://s3.{transfer_config.NAMESPACE}.svc.cluster.local:443"
+    reader_access_key: str = field(default="", repr=False)
+    reader_secret_key: str = field(default="", repr=False)
+    reader_password: str = field(default="", repr=False)
+    """Of role and user `console`, who may read what the pipeline stores; empty without it."""
     mongodb_host: str = "mongodb.datalake.svc.cluster.local"
     mongodb_password: str | None = field(default=None, repr=False)
     """Of user `verify`; None where the rehearsal has no documents."""
@@ -178,12 +189,20 @@ def of(rehearsal: Rehearsal) -> Access:
                 f"secret {file}", error.strerror or error, "run ./estate up, which makes it"
             ) from None
 
-    lake = environment.with_profiles(rehearsal.required().profiles).transfer is not None
+    here = environment.with_profiles(rehearsal.required().profiles)
+    lake, pipeline = here.transfer is not None, here.pipeline is not None
     return Access(
         ca=authority(rehearsal),
         token_key=lake_secret(rehearsal, transfer_config.TOKEN_SECRET, "tls.key") if lake else "",
         s3_access_key=lake_secret(rehearsal, _S3_SECRET, "access-key") if lake else "",
         s3_secret_key=lake_secret(rehearsal, _S3_SECRET, "secret-key") if lake else "",
+        reader_access_key=lake_secret(rehearsal, _READER, "access-key") if pipeline else "",
+        reader_secret_key=lake_secret(rehearsal, _READER, "secret-key") if pipeline else "",
+        reader_password=(
+            lake_secret(rehearsal, f"postgres-{pipeline_config.READER}", "password")
+            if pipeline
+            else ""
+        ),
         mqtt_passwords={user.name: password(user.password) for user in mosquitto.users},
         kafka_passwords={user.name: password(user.password) for user in kafka.users},
         postgres_user=postgres.owner.name,

@@ -12,6 +12,7 @@ from rehearsal.drills import (
     kafka_broker,
     mongodb,
     mosquitto,
+    pipeline,
     postgres_primary,
     processes,
     rotation,
@@ -33,6 +34,7 @@ DRILLS: dict[str, Drill] = {
         rotation.CERTIFICATES,
         rotation.AUTHORITY,
         transfer.DRILL,
+        pipeline.DRILL,
     )
 }
 

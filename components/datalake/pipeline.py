@@ -1,4 +1,4 @@
-"""The pipeline: Dagster on the estate's PostgreSQL, between the image topic and the three stores."""
+"""The pipeline: Dagster on PostgreSQL, between the image topic and the three stores."""
 
 from __future__ import annotations
 

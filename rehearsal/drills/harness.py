@@ -98,7 +98,8 @@ class Drill:
     Where `clients_may_fail` is off, an error that a client's library hands to the application
     misses the target as a lost item does. `limit_s` is how long it may take to be whole.
     `observe` returns facts by name; their changes make the timeline. `explain` adds what logs
-    say afterwards, as seconds since the blow. `profile` brings what it breaks.
+    say afterwards, as seconds since the blow. `profile` brings what it breaks; `prepare` makes
+    what the writers send.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Drill:
     clients_may_fail: bool = True
     limit_s: float = LIMIT_S
     profile: str = CORE
+    prepare: Callable[[], None] | None = None
 
 
 @dataclass
@@ -156,6 +158,8 @@ class Result:
 
 def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> Result:
     """Do one drill and bring the estate back to green. Raises EstateError."""
+    if drill.prepare is not None:
+        drill.prepare()
     scene = Scene(rehearsal, Api(rehearsal.kubeconfig, timeout_s=5))
     specification = {"writers": list(drill.writers), "run": time.strftime("%H%M%S")}
     hands = access.of(rehearsal)

@@ -30,6 +30,7 @@ from rehearsal import clients
 from rehearsal.access import DRILL_TOPIC, Access
 from rehearsal.drills import senders, visitors
 from rehearsal.drills.mongodb_writer import MongodbWriter
+from rehearsal.drills.pipeline_writer import PipelineWriter
 from rehearsal.drills.record import Record, producer, replace_file
 
 _READY_S = 40.0
@@ -387,7 +388,7 @@ class MqttWriter(threading.Thread):
 
 
 def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
-    """The writer of a kind: postgres, -pooled, -direct, kafka, mqtt or mongodb."""
+    """The writer of a kind: postgres, -pooled, -direct, kafka, mqtt, mongodb or pipeline."""
     match kind:
         case "postgres":
             return PostgresWriter(access, folder, run)
@@ -401,6 +402,8 @@ def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
             return MqttWriter(access, run)
         case "mongodb":
             return MongodbWriter(access, folder, run)
+        case "pipeline":
+            return PipelineWriter(access, folder, run)
     raise ValueError(kind)
 
 

@@ -12,6 +12,8 @@ from components.datalake.mongodb_config import MongodbConfig
 from components.datalake.mongodb_operator import operator_rules
 from components.datalake.mongodb_rules import mongodb_rules
 from components.datalake.pgpool_config import PgpoolConfig
+from components.datalake.pipeline_config import PipelineConfig
+from components.datalake.pipeline_rules import pipeline_rules
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
 from components.datalake.strimzi_operator import strimzi_rules
@@ -37,12 +39,16 @@ MONGODB = MongodbConfig.model_validate(
         ]
     }
 )
+PIPELINE = PipelineConfig.model_validate(
+    {"users": [{"name": "verify", "password": {"file": "pipeline/verify"}}]}
+)
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "strimzi": strimzi_rules(),
     "mongodb": mongodb_rules("mongodb", "datalake", MONGODB),
     "mongodb-operator": operator_rules(),
+    "pipeline": pipeline_rules("datalake", PIPELINE),
     "transfer": transfer_rules("transfer", "datalake", TransferConfig()),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
@@ -55,6 +61,21 @@ def expires(name: str) -> str:
 
 def renews(name: str) -> str:
     return f'certmanager_certificate_renewal_timestamp_seconds{{namespace="a", name="{name}"}}'
+
+
+DATALAKE = '{namespace="datalake"}'
+
+
+def lag() -> str:
+    return 'pipeline_lag{namespace="datalake", topic="images.received"}'
+
+
+def images(state: str) -> str:
+    return f'pipeline_images{{namespace="datalake", state="{state}"}}'
+
+
+def beat(daemon: str) -> str:
+    return f'pipeline_daemon_heartbeat_timestamp_seconds{{namespace="datalake", daemon="{daemon}"}}'
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +230,19 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             {'certmanager_certificate_ready_status{namespace="a", name="b", condition="True"}': 1},
             False,
         ),
+        ("pipeline", "PipelineLags", {lag(): 5001}, True),
+        ("pipeline", "PipelineLags", {lag(): 5000}, False),
+        ("pipeline", "PipelineStandsStill", {lag(): 1, images("stored"): 7}, True),
+        ("pipeline", "PipelineStandsStill", {lag(): 0, images("stored"): 7}, False),
+        ("pipeline", "PipelineDaemonSilent", {beat("sensor"): 1}, True),
+        ("pipeline", "PipelineDaemonSilent", {beat("sensor"): 8000}, False),
+        (
+            "pipeline",
+            "PipelineMetricsStale",
+            {f"pipeline_looked_timestamp_seconds{DATALAKE}": 8000},
+            False,
+        ),
+        ("pipeline", "PipelineMetricsStale", {"up": 1}, True),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 0}, True),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 1}, False),
     ],

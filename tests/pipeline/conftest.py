@@ -17,6 +17,8 @@ import psycopg
 import pytest
 from moto import mock_aws
 
+from rehearsal import samples
+from rehearsal.samples import Sample
 from services.events import ImageQuarantined, ImageReceived
 from services.pipeline import model
 from services.pipeline.batch import World
@@ -26,8 +28,6 @@ from services.pipeline.features import OnnxEmbedder
 from services.pipeline.ports import Event
 from services.pipeline.settings import Limits
 from services.pipeline.store import Bucket
-from tests import samples
-from tests.samples import Sample
 
 INCOMING = "images-incoming"
 NOBODY = 65534

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rehearsal import samples
 from services.events import ImageQuarantined, ImageReceived
 from services.pipeline import batch, collect
 from services.pipeline.account import account
@@ -16,7 +17,6 @@ from services.pipeline.batch import World
 from services.pipeline.catalogue import Catalogue
 from services.pipeline.ports import Event
 from services.pipeline.preprocess import refusal
-from tests import samples
 from tests.pipeline.conftest import Memory, Topic, announce, received
 
 

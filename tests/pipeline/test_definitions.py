@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterRunStatus
 
+from rehearsal import samples
 from services.pipeline import definitions
 from services.pipeline.batch import World
-from tests import samples
 from tests.pipeline.conftest import Topic, announce
 
 

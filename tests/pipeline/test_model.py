@@ -6,9 +6,9 @@ import json
 import numpy as np
 from PIL import Image
 
+from rehearsal import samples
 from services.pipeline import fit, model
 from services.pipeline.features import OnnxEmbedder
-from tests import samples
 
 DIGEST = "47c161dd1230104d7b879a61d3715eec364fb1c7a976dce620f823a9f72d9e2a"
 

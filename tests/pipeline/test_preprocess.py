@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rehearsal import samples
 from services.pipeline import features, preprocess
 from services.pipeline.preprocess import Refused, dhash, prepare
 from services.pipeline.settings import Limits
-from tests import samples
 from tests.pipeline.conftest import received
 
 LIMITS = Limits()

@@ -1,8 +1,8 @@
 """Sample images, the same every time: made of photographs, each with the verdict it must get.
 
-`python -m tests.samples FOLDER` writes them with `samples.jsonl`. The photographs are those that
-scikit-image and scikit-learn carry in their wheels (`photographs()`), which are unpacked; neither
-library is imported.
+`python -m rehearsal.samples FOLDER` writes them with `samples.jsonl`. The photographs are those
+that scikit-image and scikit-learn carry in their wheels (`photographs()`), which are unpacked;
+neither library is imported.
 """
 
 from __future__ import annotations
