@@ -28,7 +28,7 @@ class Pods(Model):
 class Flow(Model):
     """`source` may open TCP connections to `ports` of `target`, and send to its ports `udp`."""
 
-    source: Pods | Literal["api-server"]
+    source: Pods | Literal["api-server", "outside"]
     target: Pods | Literal["api-server", "outside"]
     ports: list[Port] = Field(min_length=1)
     udp: list[Port] = Field(default_factory=list)
