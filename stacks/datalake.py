@@ -9,9 +9,10 @@ import pulumi
 from components.datalake.cloudnative_pg import MANIFEST, CloudNativePgOperator
 from components.datalake.kafka import Kafka
 from components.datalake.kafka_cluster import KafkaCluster
+from components.datalake.object_store import ObjectStore
 from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
-from stacks import strimzi
+from stacks import rook, strimzi
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
 
@@ -42,6 +43,17 @@ def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> Ka
     context.declare(kafka)
     pulumi.export("kafka", {"bootstrap": kafka.bootstrap})
     return kafka
+
+
+def deploy_ceph(context: Context, platform: Platform, monitors: Monitors) -> ObjectStore | None:
+    """The object store, where the environment declares it: what its S3 clients need."""
+    config = context.environment.ceph
+    if config is None:
+        return None
+    ceph = rook.deploy(context, platform, config, monitors)
+    context.declare(ceph)
+    pulumi.export("s3", {"endpoint": ceph.store.endpoint, "region": ceph.store.region})
+    return ceph.store
 
 
 def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Postgres | None:

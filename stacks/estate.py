@@ -30,6 +30,7 @@ def compose(context: Context) -> None:
     platform = foundation.deploy(context, namespaces, monitors)
     # The slowest first: what is created first is also started first.
     datalake.deploy_postgres(context, platform, monitors)
+    datalake.deploy_ceph(context, platform, monitors)
     datalake.deploy_kafka(context, platform, monitors)
     realtime.deploy(context, platform, monitors)
     if operator is not None:

@@ -72,7 +72,8 @@ class RookOperator(Component):
         self.ready = apply_release(
             objects,
             self,
-            transform=lambda body: vendored(body, config, images, namespace),
+            transform=lambda body: vendored(body, config, images),
+            namespace=namespace,
             protect_crds=config.protect,
         )
         self.expected_pods.append(_expected(PODS, 1, config.resources))
@@ -115,13 +116,9 @@ def rook_rules() -> list[dict[str, Any]]:
     ]
 
 
-def vendored(
-    body: Object, config: RookConfig, images: Images, namespace: pulumi.Input[str]
-) -> Object:
+def vendored(body: Object, config: RookConfig, images: Images) -> Object:
     """One object of the release with what the estate sets on top of it."""
     body = relocate(copy.deepcopy(body), RELEASE_NAMESPACE, STORAGE)
-    if "namespace" in body["metadata"]:
-        body["metadata"]["namespace"] = namespace
     kind, name = body["kind"], body["metadata"]["name"]
     if kind == "Deployment" and name == NAME:
         _harden(body["spec"]["template"]["spec"], config, images)
@@ -180,7 +177,7 @@ def _harden(pod: dict[str, Any], config: RookConfig, images: Images) -> None:
     container = pod["containers"][0]
     container["image"] = images["rook_operator"].ref
     container["imagePullPolicy"] = "IfNotPresent"
-    container["command"] = ["rook"]
+    container["command"] = ["/usr/local/bin/rook"]
     container["resources"] = config.resources.quantities()
     container["securityContext"] |= {
         "allowPrivilegeEscalation": False,
