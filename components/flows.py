@@ -26,12 +26,16 @@ class Pods(Model):
 
 
 class Flow(Model):
-    """`source` may open TCP connections to `ports` of `target`, and send to its ports `udp`."""
+    """`source` may open TCP connections to `ports` of `target`, and send to its ports `udp`.
+
+    `spare` are ports like `ports` on which the target does not listen all the time.
+    """
 
     source: Pods | Literal["api-server", "outside"]
     target: Pods | Literal["api-server", "outside"]
     ports: list[Port] = Field(min_length=1)
     udp: list[Port] = Field(default_factory=list)
+    spare: list[Port] = Field(default_factory=list)
 
 
 PROMETHEUS = Pods(

@@ -38,6 +38,7 @@ def deploy(
         namespace=platform.namespaces[STORAGE],
         clients_namespace=platform.namespaces["datalake"],
         image=images["ceph"],
+        admin_image=images["estate_admin"],
         secret_keys={user.name: context.secret(user.secret_key) for user in config.users},
         authority=platform.pki.authority,
         operator=operator.ready,

@@ -40,7 +40,7 @@ class S3User(Model):
 
 
 class Grant(Model):
-    """What another user may do in a bucket: `read` lists and gets, `write` adds putting, deleting."""
+    """What another user may do in a bucket: `read` lists and gets, `write` puts, deletes too."""
 
     user: Name
     access: Literal["read", "write"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +12,10 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.authority import Authority
-from components.datalake import rook_operator
+from components.checks import Fault, ObjectRef
+from components.datalake import ceph_buckets, ceph_pods, rook_operator
 from components.datalake import rook_spec as spec
+from components.datalake.ceph_checks import Run, checks
 from components.datalake.ceph_config import REGION, CephConfig
 from components.datalake.ceph_rules import alerts
 from components.datalake.object_store import ObjectStore
@@ -21,10 +25,12 @@ from components.platform.namespaces import STORAGE
 from components.workload import (
     Component,
     certificate,
+    checksum,
     labels,
     meta,
     pod_monitor,
     prometheus_rule,
+    service_account,
     service_dns,
 )
 
@@ -54,6 +60,7 @@ class RookCeph(Component):
         clients_namespace: pulumi.Input[str],
         clients_namespace_name: str = "datalake",
         image: Image,
+        admin_image: Image,
         secret_keys: Mapping[str, pulumi.Input[str]],
         authority: Authority,
         operator: Sequence[pulumi.Resource] = (),
@@ -63,6 +70,7 @@ class RookCeph(Component):
     ) -> None:
         super().__init__("estate:datalake:RookCeph", name, opts)
         self._name, self._config, self._namespace = name, config, namespace
+        self._clients, self._space = clients_namespace, clients_namespace_name
         self._operator = list(operator)
         protect = config.protect
         names = [
@@ -91,8 +99,9 @@ class RookCeph(Component):
         group = self._custom(
             "CephFilesystemSubVolumeGroup", spec.GROUP, spec.group_spec(), [files], protect
         )
-        users = self._users(store, secret_keys, clients_namespace)
-        service = self._service(clients_namespace)
+        users = self._users(store, secret_keys)
+        service = self._service()
+        buckets = self._buckets(admin_image, secret_keys, [*users, service])
         self._storage_classes([block, store, group])
         self._declare_flows()
         if monitors is not None:
@@ -105,7 +114,10 @@ class RookCeph(Component):
             region=REGION,
             secrets={user.name: f"{SERVICE}-{user.name}" for user in config.users},
             pods=self._pods("rgw"),
-            ready=[*users, service],
+            ready=[*users, buckets],
+        )
+        self.checks = checks(
+            name, clients_namespace_name, config, self.store.endpoint, self._run()
         )
         self.register_outputs({"endpoint": self.store.endpoint})
 
@@ -132,10 +144,7 @@ class RookCeph(Component):
         )
 
     def _users(
-        self,
-        store: CustomResource,
-        secret_keys: Mapping[str, pulumi.Input[str]],
-        clients: pulumi.Input[str],
+        self, store: CustomResource, secret_keys: Mapping[str, pulumi.Input[str]]
     ) -> list[CustomResource]:
         """Rook reads keys beside itself, clients beside themselves: each has a Secret."""
         made = []
@@ -148,22 +157,68 @@ class RookCeph(Component):
                     string_data={"access-key": user.name, "secret-key": secret_keys[user.name]},
                     opts=self.child(),
                 )
-                for place, namespace in (("clients", clients), ("rook", self._namespace))
+                for place, namespace in (("clients", self._clients), ("rook", self._namespace))
             ]
             body = spec.user_spec(user, name)
             made.append(self._custom("CephObjectStoreUser", user.name, body, [store, *secrets]))
         return made
 
-    def _service(self, clients: pulumi.Input[str]) -> k8s.core.v1.Service:
+    def _service(self) -> k8s.core.v1.Service:
         """The name that clients know leads to the Service that Rook makes."""
         return k8s.core.v1.Service(
             SERVICE,
-            metadata=meta(SERVICE, clients, labels(self._name)),
+            metadata=meta(SERVICE, self._clients, labels(self._name)),
             spec=k8s.core.v1.ServiceSpecArgs(
                 type="ExternalName",
                 external_name=f"{spec.GATEWAY_SERVICE}.{STORAGE}.svc.cluster.local",
             ),
             opts=self.child(),
+        )
+
+    def _buckets(
+        self,
+        image: Image,
+        secret_keys: Mapping[str, pulumi.Input[str]],
+        depends_on: Sequence[pulumi.Resource],
+    ) -> k8s.batch.v1.Job:
+        """Buckets are made over S3, as under the other implementation, and by the same Job."""
+        config, name = self._config, f"{self._name}-buckets"
+        code = inspect.getsource(ceph_buckets)
+        declaration = config.declaration()
+        for part, data in (
+            ("declaration", {"declaration.json": json.dumps(declaration, indent=1)}),
+            ("jobs", {"buckets.py": code}),
+        ):
+            k8s.core.v1.ConfigMap(
+                f"{self._name}-{part}",
+                metadata=meta(f"{self._name}-{part}", self._clients, labels(self._name)),
+                data=data,
+                opts=self.child(),
+            )
+        account = service_account(name, self._clients, self.child())
+        users = [user.name for user in config.users]
+        host = f"{SERVICE}.{self._space}.svc.cluster.local"
+        arguments = [
+            *("/etc/ceph/jobs/buckets.py", "/etc/ceph/declaration/declaration.json"),
+            *("/etc/ceph/users", f"https://{host}:{PORT}", REGION, "/etc/ceph/trust/ca.crt"),
+        ]
+        return k8s.batch.v1.Job(
+            name,
+            metadata=meta(name, self._clients, labels(name)),
+            spec=ceph_pods.job(
+                name,
+                image,
+                arguments,
+                resources=config.job_resources,
+                settings=self._name,
+                users=[(user, f"{SERVICE}-{user}") for user in users],
+                with_keys=False,
+                annotations={
+                    "estate.dev/declaration": checksum(declaration, code),
+                    "estate.dev/keys": checksum(*(secret_keys[user] for user in users)),
+                },
+            ),
+            opts=self.child(depends_on=[*depends_on, account], delete_before_replace=True),
         )
 
     def _storage_classes(self, depends_on: Sequence[pulumi.Resource]) -> None:
@@ -176,6 +231,24 @@ class RookCeph(Component):
             )
 
     # -- what it declares ----------------------------------------------------------------------
+
+    def _run(self) -> Run:
+        # What Rook makes it mends at once, so every fault is in what it is told: no gateway runs,
+        # and a warning that comes with disks of monitors that are not all empty.
+        def fault(kind: str, name: str, patch: dict[str, Any]) -> Fault:
+            target = ObjectRef(
+                api_version=spec.API_VERSION, kind=kind, namespace=STORAGE, name=name
+            )
+            return Fault(target=target, patch={"spec": patch})
+
+        warned = {"cephConfig": {"global": {"mon_data_avail_warn": "100"}}}
+        return Run(
+            namespace=STORAGE,
+            manager=f"app={spec.APPS['mgr']},mgr_role=active",
+            port=spec.METRICS_PORT,
+            no_gateway=fault("CephObjectStore", spec.STORE, {"gateway": {"instances": 0}}),
+            not_healthy=fault("CephCluster", self._name, warned),
+        )
 
     def _pods(self, part: str, *, lasting: bool = True) -> Pods:
         return Pods(
@@ -200,7 +273,13 @@ class RookCeph(Component):
         self.flows += to(osd, spec.DAEMON_PORTS, [osd, mgr, mds, rgw, operator, *drivers])
         self.flows += to(mgr, spec.DAEMON_PORTS, clients)
         self.flows += to(mds, spec.DAEMON_PORTS, [mds, mgr, operator, drivers[1]])
-        self.flows += to(rgw, [spec.GATEWAY_PORT], [operator])
+        buckets = Pods(
+            name=f"{self._name}-buckets",
+            namespace=self._space,
+            selector=labels(f"{self._name}-buckets"),
+            lasting=False,
+        )
+        self.flows += to(rgw, [spec.GATEWAY_PORT], [operator, buckets])
         # Volumes are mounted by the nodes' kernels, which no selector names; they have keys.
         self.flows += [
             Flow(source=OUTSIDE, target=target, ports=ports)

@@ -113,7 +113,7 @@ class Network(Component):
     def _reached(self, flow: Flow) -> list[k8s.networking.v1.NetworkPolicyPortArgs]:
         # Some engines judge before the API's Service is translated to its address, some after.
         own = [self._config.api_server_port] if flow.target == API_SERVER else []
-        return [*_ports(sorted({*flow.ports, *own})), *_ports(flow.udp, "UDP")]
+        return [*_ports(sorted({*flow.ports, *flow.spare, *own})), *_ports(flow.udp, "UDP")]
 
     def _peers(self, end: Pods | str) -> list[k8s.networking.v1.NetworkPolicyPeerArgs]:
         if isinstance(end, Pods):

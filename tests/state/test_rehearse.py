@@ -77,10 +77,10 @@ def kept(state: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 
 def pin_all(root: Path) -> None:
-    """A digest for each of Rook's images that has none, in a copy of the sources."""
+    """A digest for each image of it that has none, in a copy of the sources."""
     file = root / "configs" / "versions.toml"
     text = file.read_text()
-    for key in ("rook_operator", "cephcsi"):
+    for key in ("rook_operator", "cephcsi", "estate_admin"):
         tag = re.search(rf"\[images\.{key}\].*?\ntag = [^\n]*\n(?!digest)", text, re.DOTALL)
         if tag is not None:
             text = f'{text[: tag.end()]}digest = "{NO_DIGEST}"\n{text[tag.end() :]}'

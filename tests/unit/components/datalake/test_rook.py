@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from components.model import Image, Images
 from configs import versions
 from stacks.context import manifest
 from tests.rook import FILE
-from tests.unit.components.datalake.test_postgres_resources import Recorder, plain
+from tests.unit.components.datalake.test_postgres_resources import Recorder, merge, plain
 
 RELEASE = "rook-1.18.8"
 SECRET_KEY = "transfer-secret-value"
@@ -95,6 +96,7 @@ def made() -> Iterator[Made]:
         namespace="storage",
         clients_namespace="datalake",
         image=IMAGES["ceph"],
+        admin_image=IMAGES["estate_admin"],
         secret_keys={
             user["name"]: pulumi.Output.secret(SECRET_KEY) for user in VALUES["users"]
         },
@@ -211,9 +213,23 @@ def test_all_of_it_goes_before_the_operator(made: Made) -> None:
     for name in found - {cluster}:
         through = {cluster, *found} & made.depends[name]
         assert through, f"{name} does not go before the cluster"
+    assert "ceph-cephobjectstoreuser-transfer" in made.depends["ceph-buckets"]
     assert "ceph-cephobjectstore-s3" in made.depends["ceph-cephobjectstoreuser-transfer"]
     group = made.depends["ceph-cephfilesystemsubvolumegroup-csi"]
     assert "ceph-cephfilesystem-lake" in group
+
+
+def test_every_fault_changes_what_is_declared(made: Made) -> None:
+    assert [one.id for one in made.ceph.checks] == [
+        *("ceph.put-get", "ceph.wrong-key", "ceph.healthy", "ceph.declared")
+    ]
+    for check in made.ceph.checks:
+        target = check.fault.target
+        before = made.get(target.kind, target.name, target.namespace)
+        assert before["apiVersion"] == target.api_version
+        after = copy.deepcopy(before)
+        merge(after, check.fault.patch)
+        assert after != before, check.id
 
 
 def test_what_holds_data_is_protected(made: Made) -> None:
