@@ -141,8 +141,8 @@ def _run(environment: str) -> dict[str, Any]:
     pulumi.runtime.set_mocks(
         found, project="estate", stack=environment, preview=False, monitor=monitor
     )
-    file, _, more = environment.partition("+")
-    path = ROOT / "configs" / f"Pulumi.{file}.yaml"
+    name, _, more = environment.partition("+")
+    path = ROOT / "configs" / f"Pulumi.{name}.yaml"
     values = load(path)
     if more == "ceph":
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

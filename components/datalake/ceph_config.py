@@ -148,7 +148,9 @@ class CephConfig(Model):
                 text = f"implementation {self.implementation} does not use it; leave it out"
                 found.append(problem(key, "declared", text))
         if self.rook is not None and self.rook.wipe and self.protect:
-            text = "a protected cluster must not empty its disks; set protect: false, or leave it out"
+            text = (
+                "a protected cluster must not empty its disks; set protect: false, or leave it out"
+            )
             found.append(problem("rook.wipe", True, text))
         return found
 

@@ -85,7 +85,9 @@ class RookCeph(Component):
             issuer=authority.issuer,
         )
         cluster = self._custom("CephCluster", name, spec.cluster_spec(config, image), [], protect)
-        block = self._custom("CephBlockPool", spec.BLOCK_POOL, spec.pool(config), [cluster], protect)
+        block = self._custom(
+            "CephBlockPool", spec.BLOCK_POOL, spec.pool(config), [cluster], protect
+        )
         store = self._custom(
             "CephObjectStore",
             spec.STORE,
@@ -116,9 +118,7 @@ class RookCeph(Component):
             pods=self._pods("rgw"),
             ready=[*users, buckets],
         )
-        self.checks = checks(
-            name, clients_namespace_name, config, self.store.endpoint, self._run()
-        )
+        self.checks = checks(name, clients_namespace_name, config, self.store.endpoint, self._run())
         self.register_outputs({"endpoint": self.store.endpoint})
 
     def _custom(
@@ -256,9 +256,7 @@ class RookCeph(Component):
         )
 
     def _declare_flows(self) -> None:
-        mon, mgr, osd, mds, rgw = (
-            self._pods(part) for part in ("mon", "mgr", "osd", "mds", "rgw")
-        )
+        mon, mgr, osd, mds, rgw = (self._pods(part) for part in ("mon", "mgr", "osd", "mds", "rgw"))
         beside = [self._pods("exporter"), self._pods("crashcollector")]
         prepare = self._pods("prepare", lasting=False)
         operator = rook_operator.PODS

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from components.model import Model, Resources, immutable
 
 STORAGE_NODES = {"estate.dev/storage": "true"}
-"""Nodes with disks for Ceph carry this label, and `topology.rook.io/rack` with their rack's name."""
+"""Nodes with disks for Ceph carry this label, and their rack's name in `topology.rook.io/rack`."""
 
 
 class RookConfig(Model):
@@ -41,7 +41,8 @@ class RookSettings(Model):
     """
 
     device_filter: str = Field(
-        min_length=2, description="a regular expression such as ^nvme[1-9]n1$; never the system's disk"
+        min_length=2,
+        description="a regular expression such as ^nvme[1-9]n1$; never the system's disk",
     )
     node_labels: dict[str, str] = Field(default=STORAGE_NODES, min_length=1)
     failure_domain: Literal["host", "rack"] = immutable("rack")
@@ -59,7 +60,7 @@ class RookSettings(Model):
     )
     wipe: bool = Field(
         default=False,
-        description="empty disks and /var/lib/rook when the cluster is deleted; needs protect: false",
+        description="empty disks and /var/lib/rook with the cluster; needs protect: false",
     )
 
     @field_validator("device_filter")

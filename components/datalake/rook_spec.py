@@ -218,7 +218,9 @@ def storage_classes() -> dict[str, dict[str, Any]]:
 
     def secrets(driver: str) -> dict[str, str]:
         ends = {
-            **dict.fromkeys(("provisioner", "controller-expand", "controller-publish"), "provisioner"),
+            **dict.fromkeys(
+                ("provisioner", "controller-expand", "controller-publish"), "provisioner"
+            ),
             "node-stage": "node",
         }
         found = {}
