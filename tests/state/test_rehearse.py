@@ -221,9 +221,11 @@ def test_a_field_that_the_program_mistypes_is_named_in_the_result(
 def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -> None:
     """No operator runs here, so this is also the end of an estate whose operators are dead."""
     file, document, values = variant(tmp_path, "tear")
+    document["config"][CONFIG_KEY] = values = with_ceph(values)
+    pin_all(tmp_path)
     for part in (
         *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
-        *("prometheus_operator", "monitoring"),
+        *("prometheus_operator", "monitoring", "ceph", "rook"),
     ):
         values.setdefault(part, {})["protect"] = False
     values["waivers"] = {"protected-data": "this environment is made to be destroyed"}
