@@ -21,6 +21,7 @@ from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
+from components.datalake.rook_config import RookConfig
 from components.datalake.strimzi_operator import StrimziConfig
 from components.model import Model, Name, SecretRef, problem, refuse
 from components.monitoring.config import MonitoringConfig
@@ -102,6 +103,7 @@ class Environment(Model):
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
     ceph: CephConfig | None = None
+    rook: RookConfig = RookConfig()
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
@@ -116,10 +118,17 @@ class Environment(Model):
                 if name in names[:i]
             ]
         )
-        operated = self.kafka is not None and self.kafka.implementation == "strimzi"
-        if operated and self.images.source == "rehearsal":
-            text = "no package has Strimzi's operator, so none can be built: take `statefulset`"
-            refuse([problem("kafka.implementation", "strimzi", text)])
+        for key, part, operator in (
+            ("kafka", self.kafka, "strimzi"),
+            ("ceph", self.ceph, "rook"),
+        ):
+            operated = part is not None and part.implementation == operator
+            if operated and self.images.source == "rehearsal":
+                text = (
+                    f"no package has {operator.capitalize()}'s operator, so none can be built: "
+                    "take `statefulset`"
+                )
+                refuse([problem(f"{key}.implementation", operator, text)])
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [
