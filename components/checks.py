@@ -63,7 +63,8 @@ class Check(Model):
 class ExpectedPods(Model):
     """Pods that a declaration must lead to, so that a rehearsal without its operator still
     schedules them: `claims` are the sizes in GiB of one pod's claims. With `exclusive` no two of
-    them share a node (or zone), where a spread alone keeps their numbers even.
+    them share a node (or zone), where a spread alone keeps their numbers even. `nodes` are the
+    labels of those nodes that they are held to.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ExpectedPods(Model):
     spread: Spread = "prefer"
     exclusive: bool = False
     claims: list[int] = Field(default_factory=list)
+    nodes: dict[str, str] = Field(default_factory=dict)
 
     def json_object(self) -> dict[str, Any]:
         """Plain JSON, as the stack output `expected_pods` carries it."""

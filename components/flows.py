@@ -31,7 +31,7 @@ class Flow(Model):
     `spare` are ports like `ports` on which the target does not listen all the time.
     """
 
-    source: Pods | Literal["api-server"]
+    source: Pods | Literal["api-server", "outside"]
     target: Pods | Literal["api-server", "outside"]
     ports: list[Port] = Field(min_length=1)
     udp: list[Port] = Field(default_factory=list)

@@ -26,6 +26,7 @@ from components.datalake.pgpool import RESERVE
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.pipeline_config import PipelineConfig
 from components.datalake.postgres_config import PostgresConfig
+from components.datalake.rook_config import RookConfig
 from components.datalake.strimzi_operator import StrimziConfig
 from components.datalake.transfer_config import TransferConfig
 from components.model import Model, Name, SecretRef, problem, refuse
@@ -113,6 +114,7 @@ class Environment(Model):
     mongodb: MongodbConfig | None = None
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
+    rook: RookConfig = RookConfig()
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
@@ -127,10 +129,17 @@ class Environment(Model):
                 if name in names[:i]
             ]
         )
-        operated = self.kafka is not None and self.kafka.implementation == "strimzi"
-        if operated and self.images.source == "rehearsal":
-            text = "no package has Strimzi's operator, so none can be built: take `statefulset`"
-            refuse([problem("kafka.implementation", "strimzi", text)])
+        for key, part, operator in (
+            ("kafka", self.kafka, "strimzi"),
+            ("ceph", self.ceph, "rook"),
+        ):
+            operated = part is not None and part.implementation == operator
+            if operated and self.images.source == "rehearsal":
+                text = (
+                    f"no package has {operator.capitalize()}'s operator, so none can be built: "
+                    "take `statefulset`"
+                )
+                refuse([problem(f"{key}.implementation", operator, text)])
         refuse(self._transfer_problems())
         refuse(self._pipeline_problems())
         if self.pgpool is not None and self.postgres is None:

@@ -48,6 +48,19 @@ def encryption(subject: Subject) -> Iterator[Finding]:
                 yield Finding("clients without TLS are taken", "tls")
             if not (spec.get("prometheus") or {"tlsSecretKeyRef": True}).get("tlsSecretKeyRef"):
                 yield Finding("its exporter answers without TLS", "prometheus")
+        case "CephCluster":
+            network = (spec.get("network") or {}).get("connections") or {}
+            if not (network.get("encryption") or {}).get("enabled"):
+                yield Finding("spec.network.connections.encryption is not enabled", "network")
+            if network.get("requireMsgr2") is not True:
+                yield Finding("clients of messenger v1, which has no encryption", "network")
+            dashboard = spec.get("dashboard") or {}
+            if dashboard.get("enabled") and dashboard.get("ssl") is not True:
+                yield Finding("spec.dashboard.ssl is not true", "dashboard")
+        case "CephObjectStore":
+            gateway = spec.get("gateway") or {}
+            if gateway.get("port") or not gateway.get("securePort"):
+                yield Finding("spec.gateway serves without TLS (port, not securePort)", "gateway")
         case "Ingress":
             if not spec.get("tls"):
                 yield Finding("spec.tls is missing")

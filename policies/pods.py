@@ -148,6 +148,13 @@ def _images(subject: Subject) -> Iterator[tuple[str, str]]:
         spec = subject.body.get("spec") or {}
         for key in custom.images:
             yield key, str(spec.get(key) or "none")
+    if subject.kind == "CephCluster":
+        version = (subject.body.get("spec") or {}).get("cephVersion") or {}
+        yield "cephVersion", str(version.get("image") or "none")
+    if subject.kind == "ConfigMap":  # what an operator is told to run
+        for key, value in (subject.body.get("data") or {}).items():
+            if _IMAGE_VARIABLE.search(key):
+                yield key, str(value)
 
 
 # -- in clear --------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ def _stateful_set(expected: ExpectedPods, image: str) -> Object:
             }
         ],
     }
+    if expected.nodes:
+        pod["nodeSelector"] = dict(expected.nodes)
     if expected.resources.gpus:
         pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     return {

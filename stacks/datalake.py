@@ -15,7 +15,8 @@ from components.datalake.object_store import ObjectStore
 from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_databases import PostgresDatabases
-from stacks import strimzi
+from components.datalake.rook_ceph import RookCeph
+from stacks import rook, strimzi
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
 
@@ -53,18 +54,23 @@ def deploy_ceph(context: Context, platform: Platform, monitors: Monitors) -> Obj
     config = context.environment.ceph
     if config is None:
         return None
-    ceph = Ceph(
-        "ceph",
-        config,
-        namespace=platform.namespaces["datalake"],
-        image=context.images["ceph"],
-        admin_image=context.images["estate_admin"],
-        seed=context.secret(config.keys),
-        secret_keys={user.name: context.secret(user.secret_key) for user in config.users},
-        authority=platform.pki.authority,
-        monitors=monitors,
-        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
-    )
+    ceph: Ceph | RookCeph
+    if config.implementation == "rook":
+        ceph = rook.deploy(context, platform, config, monitors)
+    else:
+        assert config.keys is not None
+        ceph = Ceph(
+            "ceph",
+            config,
+            namespace=platform.namespaces["datalake"],
+            image=context.images["ceph"],
+            admin_image=context.images["estate_admin"],
+            seed=context.secret(config.keys),
+            secret_keys={user.name: context.secret(user.secret_key) for user in config.users},
+            authority=platform.pki.authority,
+            monitors=monitors,
+            opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
+        )
     context.declare(ceph)
     pulumi.export("s3", {"endpoint": ceph.store.endpoint, "region": ceph.store.region})
     return ceph.store

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.platform.cert_manager import CertManager
-from components.platform.namespaces import NAMESPACES, Namespaces
+from components.platform.namespaces import NAMESPACES, STORAGE, Namespaces
 from components.platform.network import Network
 from components.platform.pki import Pki
 from stacks.context import Context, manifest
@@ -28,10 +28,12 @@ class Platform:
 
 def deploy_namespaces(context: Context) -> Namespaces:
     """The namespaces come before everything, operators included."""
+    ceph = context.environment.ceph
+    operated = ceph is not None and ceph.implementation == "rook"
     return Namespaces(
         "namespaces",
         context.environment.namespaces,
-        namespaces=NAMESPACES,
+        namespaces=[*NAMESPACES, STORAGE] if operated else NAMESPACES,
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
 

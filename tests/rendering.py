@@ -17,16 +17,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pulumi
+import yaml
 from pulumi.runtime import mocks, test
 
 from components.model import Image, Images
 from configs import versions
-from configs.schema import load, secret_refs
+from configs.schema import CONFIG_KEY, load, secret_refs
 from policies.model import Subject
 from policies.pod_security import level_of
 from stacks.context import Context
 from stacks.estate import compose
 from stacks.secret_sources import SecretSources
+from tests.rook import with_ceph
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
@@ -121,7 +123,7 @@ def images() -> Images:
 
 @functools.cache
 def render(environment: str = "local") -> Rendered:
-    """The environment's program, run once per test session."""
+    """The environment's program, run once per test session; `onprem+ceph` is with Ceph by Rook."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.rendering", environment],
         cwd=ROOT,
@@ -139,8 +141,15 @@ def _run(environment: str) -> dict[str, Any]:
     pulumi.runtime.set_mocks(
         found, project="estate", stack=environment, preview=False, monitor=monitor
     )
-    values = load(ROOT / "configs" / f"Pulumi.{environment}.yaml")
+    name, _, more = environment.partition("+")
+    path = ROOT / "configs" / f"Pulumi.{name}.yaml"
+    values = load(path)
+    if more == "ceph":
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load(with_ceph(document["config"][CONFIG_KEY]))
     contexts: list[Context] = []
+    # What has no digest yet can be tried all the same.
+    pulled = Images({**images(), **versions.upstream()}) if more else versions.upstream()
 
     with TemporaryDirectory() as folder:
         for _, ref in secret_refs(values):
@@ -153,7 +162,7 @@ def _run(environment: str) -> dict[str, Any]:
         def program() -> None:
             context = Context(
                 environment=values,
-                images=images() if values.images.source == "rehearsal" else versions.upstream(),
+                images=pulled if values.images.source == "upstream" else images(),
                 stack=environment,
                 config=pulumi.Config("estate"),
                 sources=SecretSources(Path(folder)),

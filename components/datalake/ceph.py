@@ -12,7 +12,7 @@ import pulumi_kubernetes as k8s
 from components.authority import Authority
 from components.checks import ExpectedPods
 from components.datalake import ceph_buckets, ceph_files, ceph_pods, ceph_users
-from components.datalake.ceph_checks import checks
+from components.datalake.ceph_checks import checks, statefulset
 from components.datalake.ceph_config import REGION, CephConfig
 from components.datalake.ceph_rules import alerts
 from components.datalake.object_store import ObjectStore
@@ -100,7 +100,8 @@ class Ceph(Component):
             pods=self._pods("gateway"),
             ready=[buckets],
         )
-        self.checks = checks(name, namespace_name, config, self.store.endpoint)
+        run = statefulset(name, namespace_name, config)
+        self.checks = checks(name, namespace_name, config, self.store.endpoint, run)
         self.register_outputs({"endpoint": self.store.endpoint})
 
     # -- what it is made of --------------------------------------------------------------------
@@ -121,6 +122,7 @@ class Ceph(Component):
 
     def _config_maps(self, monitors: Sequence[str], host: str) -> dict[str, k8s.core.v1.ConfigMap]:
         config = self._config
+        assert config.fsid is not None  # of this implementation: CephConfig sees to it
         uuids = [ceph_files.osd_uuid(config.fsid, i) for i in range(config.osds)]
         contents = {
             "config": {"ceph.conf": ceph_files.settings(config, monitors)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from pydantic import JsonValue
 
@@ -11,8 +12,37 @@ from components.datalake import ceph_files
 from components.datalake.ceph_config import REGION, VERIFY_BUCKET, VERIFY_USER, CephConfig
 
 
-def checks(name: str, namespace: str, config: CephConfig, endpoint: str) -> list[Check]:
-    """The checks of a cluster. The ConfigMap `<name>-declaration` holds the declaration."""
+@dataclass(frozen=True)
+class Run:
+    """What depends on who runs the daemons: where the active manager is, and what breaks them.
+
+    `no_gateway` keeps S3 from answering, `not_healthy` the cluster from HEALTH_OK.
+    """
+
+    namespace: str
+    manager: str
+    port: int
+    no_gateway: Fault
+    not_healthy: Fault
+
+
+def statefulset(name: str, namespace: str, config: CephConfig) -> Run:
+    """Without an operator nobody mends what is scaled down."""
+    return Run(
+        namespace=namespace,
+        manager=f"app.kubernetes.io/name={name}-mgr",
+        port=ceph_files.METRICS_PORT,
+        no_gateway=scale_to(0, "StatefulSet", namespace, f"{name}-gateway"),
+        not_healthy=scale_to(config.osds - 1, "StatefulSet", namespace, f"{name}-osd"),
+    )
+
+
+def checks(name: str, namespace: str, config: CephConfig, endpoint: str, run: Run) -> list[Check]:
+    """The checks of a cluster, the same whoever runs it.
+
+    In `namespace` are the ConfigMap `<name>-declaration` with the declaration and the users'
+    Secrets, in that of `run` the Secret `<name>-gateway-tls`.
+    """
 
     def secret_key(user: str) -> dict[str, JsonValue]:
         return SecretKeyRef(namespace=namespace, secret=f"s3-{user}", key="secret-key").arg()
@@ -20,7 +50,9 @@ def checks(name: str, namespace: str, config: CephConfig, endpoint: str) -> list
     store: dict[str, JsonValue] = {
         "endpoint": endpoint,
         "region": REGION,
-        "ca": SecretKeyRef(namespace=namespace, secret=f"{name}-gateway-tls", key="ca.crt").arg(),
+        "ca": SecretKeyRef(
+            namespace=run.namespace, secret=f"{name}-gateway-tls", key="ca.crt"
+        ).arg(),
     }
     verify: dict[str, JsonValue] = {
         **store,
@@ -46,7 +78,7 @@ def checks(name: str, namespace: str, config: CephConfig, endpoint: str) -> list
             title="objects, one of several parts, come back as they were put (S3 over TLS)",
             probe="ceph_put_get",
             args=verify,
-            fault=scale_to(0, "StatefulSet", namespace, f"{name}-gateway"),
+            fault=run.no_gateway,
         ),
         Check(
             id=f"{name}.wrong-key",
@@ -61,12 +93,12 @@ def checks(name: str, namespace: str, config: CephConfig, endpoint: str) -> list
             title=f"health is OK, {config.osds} OSDs are up and in, all placement groups clean",
             probe="ceph_healthy",
             args={
-                "namespace": namespace,
-                "selector": f"app.kubernetes.io/name={name}-mgr",
-                "port": ceph_files.METRICS_PORT,
+                "namespace": run.namespace,
+                "selector": run.manager,
+                "port": run.port,
                 "osds": config.osds,
             },
-            fault=scale_to(config.osds - 1, "StatefulSet", namespace, f"{name}-osd"),
+            fault=run.not_healthy,
         ),
         Check(
             id=f"{name}.declared",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from components.datalake.rook_config import RookSettings
 from components.model import (
     Model,
     Name,
@@ -66,15 +67,20 @@ class Bucket(Model):
 class CephConfig(Model):
     """A cluster of monitors, OSDs with `replicas` copies of each object, and S3 gateways.
 
-    `statefulset` runs Ceph's daemons without an operator, on files in claims.
+    `statefulset` runs Ceph's daemons without an operator, on files in claims (`storage`); `rook`
+    on the disks of nodes. `fsid` and `keys` are for the former, `rook` for the latter.
     """
 
-    implementation: Literal["statefulset"] = immutable("statefulset")
-    fsid: str = immutable(
+    implementation: Literal["statefulset", "rook"] = immutable("statefulset")
+    fsid: str | None = immutable(
+        None,
         pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
         description="the cluster's UUID; invent one",
     )
-    keys: SecretRef = Field(description="what the keys of all daemons are derived from")
+    keys: SecretRef | None = Field(
+        default=None, description="what the keys of all daemons are derived from"
+    )
+    rook: RookSettings | None = None
     monitors: Literal[1, 3, 5] = immutable(1)
     osds: int = immutable(3, ge=1, le=100)
     replicas: int = Field(default=3, ge=2, le=5, description="copies of each object")
@@ -104,7 +110,7 @@ class CephConfig(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CephConfig:
-        found: list[dict[str, Any]] = []
+        found = self._of_the_other()
         if self.replicas > self.osds:
             text = f"more copies than osds ({self.osds}); lower it or add OSDs"
             found.append(problem("replicas", self.replicas, text))
@@ -129,6 +135,24 @@ class CephConfig(Model):
             found.append(problem("buckets", sorted(owners), text))
         refuse(found)
         return self
+
+    def _of_the_other(self) -> list[dict[str, Any]]:
+        """What this implementation needs and has not, or has and does not need."""
+        found = []
+        for key, value in (("fsid", self.fsid), ("keys", self.keys), ("rook", self.rook)):
+            needed = (key == "rook") == (self.implementation == "rook")
+            if needed and value is None:
+                text = f"missing; implementation {self.implementation} needs it"
+                found.append(problem(key, None, text))
+            elif not needed and value is not None:
+                text = f"implementation {self.implementation} does not use it; leave it out"
+                found.append(problem(key, "declared", text))
+        if self.rook is not None and self.rook.wipe and self.protect:
+            text = (
+                "a protected cluster must not empty its disks; set protect: false, or leave it out"
+            )
+            found.append(problem("rook.wipe", True, text))
+        return found
 
     def declaration(self) -> dict[str, Any]:
         """Users and buckets as plain data: what the Jobs make true and a check compares."""

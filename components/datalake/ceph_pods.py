@@ -159,13 +159,18 @@ def job(
 ) -> k8s.batch.v1.JobSpecArgs:
     """A run of one of our scripts; `users` are names and the Secrets of their keys."""
     mounts = [
-        *_mounts(keys=with_keys),
+        *(_mounts() if with_keys else [_mount(name="tmp", mount_path="/tmp")]),
         _mount(name="jobs", mount_path="/etc/ceph/jobs", read_only=True),
         _mount(name="declaration", mount_path="/etc/ceph/declaration", read_only=True),
         _mount(name="users", mount_path="/etc/ceph/users", read_only=True),
         _mount(name="trust", mount_path="/etc/ceph/trust", read_only=True),
     ]
-    keys = [secret_volume("keys", f"{settings}-gateway-keys")] if with_keys else []
+    keys = [
+        config_map_volume("config", f"{settings}-config"),
+        config_map_volume("scripts", f"{settings}-scripts"),
+        secret_volume("keys", f"{settings}-gateway-keys"),
+        memory_volume("run", 8),
+    ]
     return k8s.batch.v1.JobSpecArgs(
         backoff_limit=6,
         active_deadline_seconds=600,
@@ -189,10 +194,7 @@ def job(
                     )
                 ],
                 volumes=[
-                    config_map_volume("config", f"{settings}-config"),
-                    config_map_volume("scripts", f"{settings}-scripts"),
-                    *keys,
-                    memory_volume("run", 8),
+                    *(keys if with_keys else []),
                     _scratch(),
                     config_map_volume("jobs", f"{settings}-jobs"),
                     config_map_volume("declaration", f"{settings}-declaration"),

@@ -35,14 +35,16 @@ KUBERNETES = "1.35.0"
 class Source(NamedTuple):
     """Where one manifest comes from and which resources of it are left out.
 
-    `file` is a manifest, or a chart's folder that is rendered with `values` (`--set`). Without a
-    `module` there is nothing to find: `file` is the release of Strimzi whose definitions are made.
+    `file` is a manifest, with `more` beside it where a release has several, or a chart's folder that
+    is rendered with `values` (`--set`). Without a `module` there is nothing to find: `file` is the
+    release of Strimzi whose definitions are made.
     """
 
     module: str
     file: str
     omit: frozenset[str]
     values: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
 
 # Prometheus is told by the estate's own PodMonitor: no annotations, no services to scrape by.
@@ -96,6 +98,22 @@ SOURCES = {
         "github.com/mongodb/mongodb-kubernetes-operator@v0.13.0",
         "config/crd/bases/mongodbcommunity.mongodb.com_mongodbcommunity.yaml",
         frozenset(),
+    ),
+    # 1.18.8: of the releases that the proxy has, the newest that the checksum database knows.
+    "rook-1.18.8": Source(
+        "github.com/rook/rook@v1.18.8",
+        "deploy/examples/crds.yaml",
+        frozenset(
+            {
+                # The estate makes its own namespaces, with Pod Security labels.
+                "Namespace/rook-ceph",
+                # COSI: the estate declares its buckets itself.
+                "ClusterRole/objectstorage-provisioner-role",
+                "ClusterRoleBinding/objectstorage-provisioner-role-binding",
+                "ServiceAccount/objectstorage-provisioner",
+            }
+        ),
+        more=("deploy/examples/common.yaml", "deploy/examples/operator.yaml"),
     ),
     "strimzi-1.2.0": Source("", "1.2.0", frozenset()),
 }
@@ -170,7 +188,9 @@ def render(name: str, cache: Path) -> str:
         text = chart(name, source, cache)
         made = "rendered by Helm, "
     else:
-        text = (cache / source.module / source.file).read_text()
+        files = [cache / source.module / file for file in (source.file, *source.more)]
+        text = "\n---\n".join(file.read_text() for file in files)
+        origin = f"{', '.join((source.file, *source.more))} of Go module {source.module}"
     head = (
         f"# {name}: {origin},\n"
         f"# {made}schema descriptions stripped.\n"

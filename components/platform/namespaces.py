@@ -1,4 +1,4 @@
-"""The namespaces of the estate, Pod Security `restricted` from the first day."""
+"""The namespaces of the estate, Pod Security `restricted` but for the one of storage drivers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import pulumi_kubernetes as k8s
 from pydantic import Field
 
 from components.model import GPU, Model
-from components.workload import Component, labels, meta
+from components.workload import Component, labels, meta, waive
 
 POD_SECURITY_VERSION = "v1.35"
 """The level is pinned: a newer cluster must not tighten it without a reviewed change."""
 
 
-Namespace = Literal["platform", "datalake", "realtime", "monitoring"]
-NAMESPACES: tuple[Namespace, ...] = get_args(Namespace)
+Namespace = Literal["platform", "datalake", "realtime", "monitoring", "storage"]
+STORAGE: Namespace = "storage"
+"""Of Rook, where it runs Ceph: privileged, since it mounts volumes and reads the nodes' disks."""
+NAMESPACES: tuple[Namespace, ...] = tuple(one for one in get_args(Namespace) if one != STORAGE)
+"""Those of every environment."""
 
 
 class Quota(Model):
@@ -63,6 +66,9 @@ class Namespaces(Component):
         super().__init__("estate:platform:Namespaces", name, opts)
         self.names = {}
         for namespace in namespaces:
+            privileged = namespace == STORAGE
+            level = "privileged" if privileged else "restricted"
+            reason = "storage drivers mount volumes on nodes, and OSDs open the nodes' disks"
             created = k8s.core.v1.Namespace(
                 namespace,
                 metadata=meta(
@@ -76,11 +82,12 @@ class Namespaces(Component):
                             f"pod-security.kubernetes.io/{mode}{suffix}": value
                             for mode in ("enforce", "audit", "warn")
                             for suffix, value in (
-                                ("", "restricted"),
+                                ("", level),
                                 ("-version", POD_SECURITY_VERSION),
                             )
                         },
                     },
+                    waive({"pod-security": reason}) if privileged else None,
                 ),
                 opts=self.child(protect=config.protect),
             )

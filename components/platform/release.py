@@ -48,6 +48,7 @@ def apply_release(
     *,
     transform: Callable[[Object], Object] = lambda body: body,
     depends_on: Iterable[pulumi.Resource] = (),
+    namespace: pulumi.Input[str] | None = None,
     protect_crds: bool = False,
 ) -> list[Manifest]:
     """Create a release in an order that needs no retries, and return all its resources.
@@ -55,7 +56,8 @@ def apply_release(
     Definitions first (waited for until Established), then what workloads stand on, then the
     workloads, then webhook configurations: a webhook that is registered before its pods answer
     would refuse every object of its kinds. `transform` may change any object; a webhook
-    configuration that carries `pulumi.com/waitFor` is waited for.
+    configuration that carries `pulumi.com/waitFor` is waited for. With a `namespace` all that is in
+    one is in that one, and waits for it.
     """
     ranks: dict[int, list[Manifest]] = {}
     before = list(depends_on)
@@ -68,7 +70,10 @@ def apply_release(
             options.protect = protect_crds
         earlier = [made for low, group in ranks.items() if low < rank for made in group]
         options.depends_on = [*before, *earlier]
-        ranks.setdefault(rank, []).append(Manifest(logical_name(body), body, options))
+        name = logical_name(body)
+        if namespace is not None and "namespace" in body["metadata"]:
+            body = {**body, "metadata": {**body["metadata"], "namespace": namespace}}
+        ranks.setdefault(rank, []).append(Manifest(name, body, options))
     return [made for group in ranks.values() for made in group]
 
 

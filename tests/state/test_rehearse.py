@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,19 +22,23 @@ import yaml
 from configs.schema import CONFIG_KEY
 from rehearsal import paths
 from tests.rendering import plain, render
+from tests.rook import with_ceph
 
 ENVIRONMENT = "onprem"
+WITH_CEPH = "onprem+ceph"
+NO_DIGEST = "sha256:" + "0" * 64
+"""For images that nothing pulls here and whose digests no environment has."""
 
 
 def custom() -> dict[str, dict[str, Any]]:
-    """One object of each custom resource kind of the environment."""
+    """One object of each custom resource kind of the environment, Ceph by Rook included."""
     groups = {body["kind"]: body["apiVersion"].partition("/")[0] for body in _objects()}
     kinds = [kind for kind, group in groups.items() if "." in group and "k8s.io" not in group]
     return {body["kind"]: body for body in _objects() if body["kind"] in kinds}
 
 
 def _objects() -> list[dict[str, Any]]:
-    return [plain(body) for body in render(ENVIRONMENT).objects()]
+    return [plain(body) for body in render(WITH_CEPH).objects()]
 
 
 def estate(state: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,12 +63,28 @@ def state() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def kept(state: Path) -> dict[str, Any]:
-    """The result of a rehearsal that is left running."""
-    done = estate(state, paths.root(), "rehearse", ENVIRONMENT, "--keep", "--json")
+def kept(state: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of a rehearsal that is left running: the environment, with Ceph by Rook."""
+    root = tmp_path_factory.mktemp("onprem")
+    file, document, values = variant(root, ENVIRONMENT)
+    document["config"][CONFIG_KEY] = with_ceph(values)
+    file.write_text(yaml.safe_dump(document))
+    pin_all(root)
+    done = estate(state, root, "rehearse", ENVIRONMENT, "--keep", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def pin_all(root: Path) -> None:
+    """A digest for each image of it that has none, in a copy of the sources."""
+    file = root / "configs" / "versions.toml"
+    text = file.read_text()
+    for key in ("rook_operator", "cephcsi", "estate_admin"):
+        tag = re.search(rf"\[images\.{key}\].*?\ntag = [^\n]*\n(?!digest)", text, re.DOTALL)
+        if tag is not None:
+            text = f'{text[: tag.end()]}digest = "{NO_DIGEST}"\n{text[tag.end() :]}'
+    file.write_text(text)
 
 
 def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> None:
@@ -77,12 +98,34 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
     for pods in ("brokers", "controllers", "entity-operator", "cruise-control"):
         assert f"datalake/kafka-{pods}" in titles
     assert "datalake/mongodb" in titles
+    # Rook's, on the nodes that have disks, in three racks.
+    for pods in ("mon", "mgr", "osd", "rgw", "mds"):
+        assert f"storage/rook-ceph-{pods}" in titles
     assert {"containers", "operators", "secrets"} <= set(kept["not_rehearsed"])
 
 
 def test_every_kind_of_the_data_lake_is_among_those_tried() -> None:
     assert {"Kafka", "KafkaNodePool", "KafkaTopic", "KafkaUser"} <= set(custom())
     assert {"Cluster", "Database", "MongoDBCommunity"} <= set(custom())
+
+
+def test_every_kind_of_rook_that_is_used_is_among_those_tried() -> None:
+    assert {
+        *("CephCluster", "CephBlockPool", "CephObjectStore", "CephObjectStoreUser"),
+        *("CephFilesystem", "CephFilesystemSubVolumeGroup"),
+    } <= set(custom())
+
+
+def test_osds_are_placed_on_nodes_with_disks_alone(kept: dict[str, Any], state: Path) -> None:
+    assert kept["ok"]
+    asked = ("get", "pods", "--namespace", "storage", "--selector", "app=rook-ceph-osd")
+    pods = json.loads(kubectl(state, *asked, "-o", "json", body={}).stdout)["items"]
+    assert len(pods) == 24
+    assert {pod["spec"]["nodeName"].rpartition("-")[0][:7] for pod in pods} == {"storage"}
+    asked = ("get", "nodes", "--selector", "topology.rook.io/rack", "-o", "json")
+    nodes = json.loads(kubectl(state, *asked, body={}).stdout)["items"]
+    racks = {node["metadata"]["labels"]["topology.rook.io/rack"] for node in nodes}
+    assert racks == {"rack-a", "rack-b", "rack-c"}
 
 
 @pytest.mark.parametrize("kind", sorted(custom()))
@@ -180,9 +223,11 @@ def test_a_field_that_the_program_mistypes_is_named_in_the_result(
 def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -> None:
     """No operator runs here, so this is also the end of an estate whose operators are dead."""
     file, document, values = variant(tmp_path, "tear")
+    document["config"][CONFIG_KEY] = values = with_ceph(values)
+    pin_all(tmp_path)
     for part in (
         *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
-        *("mongodb", "mongodb_operator", "prometheus_operator", "monitoring"),
+        *("mongodb", "mongodb_operator", "prometheus_operator", "monitoring", "ceph", "rook"),
     ):
         values.setdefault(part, {})["protect"] = False
     values["waivers"] = {"protected-data": "this environment is made to be destroyed"}

@@ -109,6 +109,20 @@ STRIMZI: Body = {
     "metadata": {"name": "kafka", "namespace": "space"},
     "spec": {"kafka": {"listeners": [{"name": "tls", "tls": True}]}},
 }
+CEPH: Body = {
+    "kind": "CephCluster",
+    "metadata": {"name": "ceph", "namespace": "space"},
+    "spec": {
+        "cephVersion": {"image": f"c/c:1{DIGEST}"},
+        "network": {"connections": {"encryption": {"enabled": True}, "requireMsgr2": True}},
+        "dashboard": {"enabled": True, "ssl": True},
+    },
+}
+OBJECT_STORE: Body = {
+    "kind": "CephObjectStore",
+    "metadata": {"name": "s3", "namespace": "space"},
+    "spec": {"gateway": {"securePort": 443}},
+}
 FILES: Body = {
     "kind": "ConfigMap",
     "metadata": {"name": "files", "namespace": "space"},
@@ -118,6 +132,7 @@ FILES: Body = {
         "mosquitto.conf": "listener 1883 127.0.0.1\nlistener 8883\ncertfile /tls.crt\n",
         "pgpool.conf": "ssl = on\n",
         "pool_hba.conf": "# who\nhostssl all all 0.0.0.0/0 scram-sha-256\n",
+        "CSI_IMAGE": f"c/c:1{DIGEST}",
         "other": "https://example.org/?user=a:b@c",
     },
 }
@@ -128,7 +143,7 @@ STATEFUL: Body = {
 }
 GOOD = (
     *(NAMESPACE, DEPLOYMENT, BUDGET, DENY, ALLOW, MONITOR, CLUSTER, STRIMZI, FILES, STATEFUL),
-    PROMETHEUS,
+    *(PROMETHEUS, CEPH, OBJECT_STORE),
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 from policies.model import Rule, Subject
 from policies.rules import RULES
 from tests.unit.policies.objects import (
+    CEPH,
     CLUSTER,
     DEPLOYMENT,
     DIGEST,
@@ -16,6 +17,7 @@ from tests.unit.policies.objects import (
     GOOD,
     MONITOR,
     NAMESPACE,
+    OBJECT_STORE,
     PROMETHEUS,
     STATEFUL,
     STRIMZI,
@@ -125,6 +127,8 @@ BROKEN: list[tuple[str, Body, Change, str]] = [
         "m:1",
     ),
     ("images", CLUSTER, put("spec", "imageName", to="a/b:1"), "a/b:1"),
+    ("images", CEPH, put("spec", "cephVersion", to={"image": "a/c:1"}), "a/c:1"),
+    ("images", FILES, put("data", "CSI_IMAGE", to="a/d:1"), "a/d:1"),
     (
         "encryption",
         MONITOR,
@@ -152,6 +156,20 @@ BROKEN: list[tuple[str, Body, Change, str]] = [
         "host all all all md5",
     ),
     ("encryption", STRIMZI, put("spec", "kafka", "listeners", to=[{"name": "plain"}]), "listener"),
+    (
+        "encryption",
+        CEPH,
+        put("spec", "network", "connections", "encryption", to={}),
+        "encryption is not enabled",
+    ),
+    (
+        "encryption",
+        CEPH,
+        put("spec", "network", "connections", "requireMsgr2", to=False),
+        "messenger v1",
+    ),
+    ("encryption", CEPH, put("spec", "dashboard", "ssl", to=False), "dashboard.ssl"),
+    ("encryption", OBJECT_STORE, put("spec", "gateway", "port", to=80), "serves without TLS"),
     (
         "encryption",
         FILES,
@@ -210,7 +228,7 @@ def test_every_rule_has_an_object_that_it_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [NAMESPACE, CLUSTER, STATEFUL, PROMETHEUS], ids=lambda b: b["kind"]
+    "body", [NAMESPACE, CLUSTER, STATEFUL, PROMETHEUS, CEPH, OBJECT_STORE], ids=lambda b: b["kind"]
 )
 def test_data_is_protected(body: Body) -> None:
     rule = next(rule for rule in RULES if rule.name == "protected-data")
