@@ -15,7 +15,7 @@ from rehearsal.access import Access
 from rehearsal.drills.record import Record, replace_file
 
 Client = MongoClient[dict[str, Any]]
-_TIMEOUT_MS = 2000
+_TIMEOUT_MS, _PATIENT_MS = 2000, 40_000
 _SETTLE_S = 60.0
 
 
@@ -38,7 +38,7 @@ class MongodbWriter(threading.Thread):
         """Clients made from now on read it."""
         replace_file(self._authority, pem)
 
-    def _client(self) -> Client:
+    def _client(self, timeout_ms: int = _PATIENT_MS) -> Client:
         return Client(
             self._access.mongodb_host,
             PORT,
@@ -46,9 +46,9 @@ class MongodbWriter(threading.Thread):
             password=self._access.mongodb_password,
             tls=True,
             tlsCAFile=str(self._authority),
-            serverSelectionTimeoutMS=_TIMEOUT_MS,
-            connectTimeoutMS=_TIMEOUT_MS,
-            socketTimeoutMS=_TIMEOUT_MS,
+            serverSelectionTimeoutMS=timeout_ms,
+            connectTimeoutMS=timeout_ms,
+            socketTimeoutMS=timeout_ms,
         )
 
     def start(self) -> None:
@@ -59,7 +59,7 @@ class MongodbWriter(threading.Thread):
 
     def run(self) -> None:
         """Write until asked to stop."""
-        with self._client() as client:
+        with self._client(_TIMEOUT_MS) as client:
             documents = client[VERIFY_DATABASE][self._name]
             while not self._asked.wait(0.01):
                 number = self.record.attempts

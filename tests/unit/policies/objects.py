@@ -123,6 +123,14 @@ OBJECT_STORE: Body = {
     "metadata": {"name": "s3", "namespace": "space"},
     "spec": {"gateway": {"securePort": 443}},
 }
+MONGODB: Body = {
+    "kind": "MongoDBCommunity",
+    "metadata": {"name": "mongodb", "namespace": "space"},
+    "spec": {
+        "security": {"tls": {"enabled": True}},
+        "prometheus": {"username": "a", "tlsSecretKeyRef": {"name": "mongodb-tls"}},
+    },
+}
 FILES: Body = {
     "kind": "ConfigMap",
     "metadata": {"name": "files", "namespace": "space"},
@@ -130,6 +138,7 @@ FILES: Body = {
         "server.properties": "listeners=A://:1,B://:2\n"
         "listener.security.protocol.map=A:SSL,B:SASL_SSL\n",
         "mosquitto.conf": "listener 1883 127.0.0.1\nlistener 8883\ncertfile /tls.crt\n",
+        "FERRETDB_LISTEN_ADDR": "",
         "pgpool.conf": "ssl = on\n",
         "pool_hba.conf": "# who\nhostssl all all 0.0.0.0/0 scram-sha-256\n",
         "CSI_IMAGE": f"c/c:1{DIGEST}",
@@ -142,8 +151,8 @@ STATEFUL: Body = {
     "spec": {**DEPLOYMENT["spec"], "volumeClaimTemplates": [{"metadata": {"name": "data"}}]},
 }
 GOOD = (
-    *(NAMESPACE, DEPLOYMENT, BUDGET, DENY, ALLOW, MONITOR, CLUSTER, STRIMZI, FILES, STATEFUL),
-    *(PROMETHEUS, CEPH, OBJECT_STORE),
+    *(NAMESPACE, DEPLOYMENT, BUDGET, DENY, ALLOW, MONITOR, CLUSTER, STRIMZI, MONGODB),
+    *(FILES, STATEFUL, PROMETHEUS, CEPH, OBJECT_STORE),
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rehearsal import bench, drill, provenance
-from rehearsal.drills import harness
+from rehearsal.drills import harness, mongodb
 from rehearsal.drills.harness import Result, Written, log_times, longest_gap, observer, timeline
 from rehearsal.drills.record import Record
 from rehearsal.errors import EstateError, UsageError
@@ -168,6 +168,16 @@ def test_a_drill_without_its_profile_is_refused_or_left_out(folders: Folders) ->
         drill._present(drill.choose(["mongodb"]), made, ["mongodb"])
     made.add_profiles(["lake"])
     assert drill._present(drill.choose(["mongodb"]), made, ["mongodb"])
+
+
+def test_connections_of_clients_are_counted_in_the_kernels_table() -> None:
+    table = """  sl  local_address rem_address   st tx_queue
+   0: 00000000:6989 00000000:0000 0A 00000000:00000000
+   1: 1402F40A:6989 0102F40A:C5AE 01 00000000:00000000
+   2: 1402F40A:9C40 0102F40A:6989 01 00000000:00000000
+   3: 1402F40A:6989 0102F40A:C5AF 06 00000000:00000000
+"""
+    assert mongodb.sessions([table, table]) == 2
 
 
 def test_an_unknown_drill_is_named_with_the_known_ones() -> None:
