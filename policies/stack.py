@@ -76,7 +76,8 @@ def _denies_all(policy: Subject) -> bool:
 
 # -- values of secrets -----------------------------------------------------------------------------
 
-_PUBLIC = re.compile(r"(^|[._-])(username|user|crt|cert|pub)$")
+# An access key of S3 is a name; its secret key is the secret.
+_PUBLIC = re.compile(r"(^|[._-])(username|user|access-key|crt|cert|pub)$")
 _SHORTEST = 8
 """Characters: shorter ones are found everywhere by chance."""
 
