@@ -76,7 +76,6 @@ def _denies_all(policy: Subject) -> bool:
 
 # -- values of secrets -----------------------------------------------------------------------------
 
-# An access key of S3 is a name; its secret key is the secret.
 _PUBLIC = re.compile(r"(^|[._-])(username|user|access-key|crt|cert|pub)$")
 _SHORTEST = 8
 """Characters: shorter ones are found everywhere by chance."""
