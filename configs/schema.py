@@ -21,6 +21,7 @@ from components.datalake.kafka_config import KafkaConfig
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.strimzi_operator import StrimziConfig
+from components.datalake.transfer_config import TransferConfig
 from components.model import Model, Name, SecretRef, problem, refuse
 from components.monitoring.config import MonitoringConfig
 from components.monitoring.prometheus_operator import PrometheusOperatorConfig
@@ -100,6 +101,7 @@ class Environment(Model):
     cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
+    transfer: TransferConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 

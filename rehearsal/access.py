@@ -6,9 +6,12 @@ sandbox through its standard input; a password is never part of an argument list
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from psycopg.conninfo import make_conninfo
 
-from components.datalake import kafka_files, pgpool_config, postgres_config
+from components.datalake import kafka_files, pgpool_config, postgres_config, transfer_config
 from components.model import SecretRef
 from components.realtime import mosquitto_config
 from components.workload import TRUST_CONFIG_MAP
@@ -26,9 +29,15 @@ from rehearsal import paths
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError
 from rehearsal.rehearsal import LOCAL, Rehearsal
+from services import tokens
+from services.sending import Door
 
 SENSORS_TOPIC = "sensors.raw"
 DEAD_LETTERS_TOPIC = "sensors.dead-letter"
+TRANSFER = f"transfer.{transfer_config.NAMESPACE}.svc.cluster.local"
+_LAKE = transfer_config.NAMESPACE
+_S3_SECRET = f"s3-{transfer_config.USER}"
+_RENEW_S = 600.0
 DRILL_TOPIC = "estate.verify"
 """Declared for checks; replicated like any other, kept for an hour only."""
 
@@ -50,6 +59,11 @@ class Access:
     pool_port: int = pgpool_config.PORT
     primary_host: str = "postgres-rw.datalake.svc.cluster.local"
     primary_port: int = postgres_config.PORT
+    token_key: str = field(default="", repr=False)
+    """What signs tokens of image transfer; empty where that is not."""
+    s3_access_key: str = field(default="", repr=False)
+    s3_secret_key: str = field(default="", repr=False)
+    s3_endpoint: str = f"https://s3.{transfer_config.NAMESPACE}.svc.cluster.local:443"
 
     def to_json(self) -> str:
         """One line, for the standard input of a process inside."""
@@ -104,6 +118,16 @@ class Access:
             },
         }
 
+    def door(self) -> Door:
+        """Where images are sent, from inside the cluster."""
+        key = self.token_key.encode()
+        return Door(
+            f"https://{TRANSFER}{transfer_config.BASE_PATH}",
+            TRANSFER,
+            self.ca,
+            renewed(lambda: tokens.issue(key, "estate")),
+        )
+
     def dsn(self, folder: Path, *, direct: bool = False) -> str:
         """A connection string: through Pgpool, or `direct` to the primary's service.
 
@@ -148,8 +172,12 @@ def of(rehearsal: Rehearsal) -> Access:
                 f"secret {file}", error.strerror or error, "run ./estate up, which makes it"
             ) from None
 
+    lake = environment.with_profiles(rehearsal.required().profiles).transfer is not None
     return Access(
-        ca=_authority(rehearsal),
+        ca=authority(rehearsal),
+        token_key=lake_secret(rehearsal, transfer_config.TOKEN_SECRET, "tls.key") if lake else "",
+        s3_access_key=lake_secret(rehearsal, _S3_SECRET, "access-key") if lake else "",
+        s3_secret_key=lake_secret(rehearsal, _S3_SECRET, "secret-key") if lake else "",
         mqtt_passwords={user.name: password(user.password) for user in mosquitto.users},
         kafka_passwords={user.name: password(user.password) for user in kafka.users},
         postgres_user=postgres.owner.name,
@@ -167,7 +195,8 @@ def _declared(environment: Environment, part: str) -> Any:
     return found
 
 
-def _authority(rehearsal: Rehearsal) -> str:
+def authority(rehearsal: Rehearsal) -> str:
+    """The certificates that clients trust. Raises EstateError."""
     api = Api(rehearsal.kubeconfig)
     try:
         found = api.get(api.path("v1", "ConfigMap", "realtime", TRUST_CONFIG_MAP))
@@ -182,3 +211,36 @@ def _authority(rehearsal: Rehearsal) -> str:
             f"run: ./estate up --name {rehearsal.name}",
         )
     return str(found["data"]["ca.crt"])
+
+
+def lake_secret(rehearsal: Rehearsal, name: str, key: str) -> str:
+    """A key of a Secret of the lake. Raises EstateError when it is not there."""
+    api = Api(rehearsal.kubeconfig)
+    try:
+        found = api.get(api.path("v1", "Secret", _LAKE, name))
+    except ApiError as error:
+        raise EstateError(
+            f"Secret {name}", error, f"see: ./estate status --name {rehearsal.name}"
+        ) from None
+    if found is None or key not in found.get("data", {}):
+        raise EstateError(
+            f"Secret {_LAKE}/{name}",
+            f"has no {key}" if found else "is not there",
+            f"run: ./estate up --profile lake --name {rehearsal.name}",
+        )
+    return base64.b64decode(found["data"][key]).decode()
+
+
+def renewed(issue: Callable[[], str]) -> Callable[[], str]:
+    """A token that is made anew before it ends."""
+    lock = threading.Lock()
+    kept: tuple[float, str] | None = None
+
+    def token() -> str:
+        nonlocal kept
+        with lock:
+            if kept is None or time.monotonic() > kept[0]:
+                kept = time.monotonic() + _RENEW_S, issue()
+            return kept[1]
+
+    return token

@@ -14,6 +14,8 @@ from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
+_SILENCE_S = 600.0
+
 
 def run(name: str, out: Path | None) -> int:
     """Measure a green rehearsal; 0 when every figure could be taken."""
@@ -49,14 +51,16 @@ def run(name: str, out: Path | None) -> int:
 def _clients(rehearsal: Rehearsal) -> dict[str, Any]:
     hands = access.of(rehearsal)
     with Clients(rehearsal, "rehearsal.bench_clients", hands, {}) as process:
-        while (event := process.event(180)) is not None:
+        while (event := process.event(_SILENCE_S)) is not None:
             if event["event"] == "part":
                 console.step(event["part"])
             if event["event"] == "result":
                 figures = event["figures"]
                 assert isinstance(figures, dict)
                 return figures
-    raise EstateError("bench", "its clients said nothing for 180 s", "see: ./estate logs")
+    raise EstateError(
+        "bench", f"its clients said nothing for {_SILENCE_S:.0f} s", "see: ./estate logs"
+    )
 
 
 def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -79,8 +83,21 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
             f"MQTT publish, TLS, QoS 1, {mosquitto['payload_bytes']} B, one client",
             f"{mosquitto['publish_qos1_tls_per_s']:,.0f}/s",
         ),
+        *_transfer(figures.get("transfer")),
         ("second `up`", f"{figures['second_up']['seconds']:.1f} s"),
     ]
+
+
+def _transfer(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    rows = []
+    for what, key in (("50 MB files", "large"), ("200 KB images, 64 connections", "small")):
+        one = found[key]
+        both = f"{one['tusd_mb_per_s']:.1f} / {one['put_mb_per_s']:.1f} MB/s"
+        rows.append((f"{what}, tusd / plain S3 put", both))
+        rows.append((f"{what}, tusd against plain put", f"x {one['tusd_to_put']:.2f}"))
+    return rows
 
 
 def _pair(postgres: dict[str, float], way: str) -> str:

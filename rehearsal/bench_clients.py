@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from botocore.exceptions import BotoCoreError, ClientError
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from psycopg import sql
 
-from rehearsal import clients
+from rehearsal import bench_transfer, clients
 from rehearsal.access import DRILL_TOPIC, Access
 from rehearsal.demo_clients import connect
+from services import tus
 
+_ERRORS = (
+    *(OSError, psycopg.Error, KafkaException),
+    *(tus.Refused, tus.GaveUp, BotoCoreError, ClientError),
+)
 MESSAGE_BYTES = 1024
 _SECONDS = 4.0  # of publishing
 _PRODUCE_S = 2.0  # per turn, or less:
@@ -201,6 +207,8 @@ def _measure(part: str, access: Access, folder: Path) -> dict[str, Any]:
             return mosquitto(access)
         case "kafka":
             return kafka(access)
+        case "transfer":
+            return bench_transfer.measure(access)
     return postgres(access, folder)
 
 
@@ -211,10 +219,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="estate-bench-") as folder:
         part = ""
         try:
-            for part in ("mosquitto", "kafka", "postgres"):
+            lake = ("transfer",) if access.token_key else ()
+            for part in ("mosquitto", "kafka", "postgres", *lake):
                 clients.emit("part", part=part)
                 results[part] = _measure(part, access, Path(folder))
-        except (OSError, psycopg.Error, KafkaException) as error:
+        except _ERRORS as error:
             words = str(error).strip().splitlines() or [type(error).__name__]
             clients.emit("error", thing=f"bench of {part}", value=words[0][:300])
             return 1

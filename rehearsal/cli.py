@@ -234,6 +234,41 @@ def images(
     _call("rehearsal.images:command", action, list(context.args))
 
 
+@app.command(rich_help_panel="The estate")
+def upload(
+    paths_: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Images, or folders of them.")
+    ] = None,
+    name: Name = "local",
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Many small images in one upload.")
+    ] = False,
+    connections: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Uploads at a time; 64 of batches, else 8.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="The device that the images are from.", metavar="DEVICE")
+    ] = None,
+    token: Annotated[
+        bool, typer.Option("--token", help="Print a token for the browser page, send nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send images into the lake; run again after an interruption, it goes on from there."""
+    if token:
+        _call("rehearsal.upload:print_token", name=name, device=device)
+    else:
+        _call(
+            "rehearsal.upload:run",
+            paths_ or [],
+            name=name,
+            batch=batch,
+            connections=connections,
+            device=device,
+            as_json=as_json,
+        )
+
+
 @app.command(rich_help_panel="Machine")
 def doctor(
     as_json: AsJson = False,

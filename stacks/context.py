@@ -102,6 +102,8 @@ class Context:
     checks: list[Check] = field(default_factory=list)
     expected_pods: list[ExpectedPods] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
+    links: dict[str, pulumi.Output[str]] = field(default_factory=dict)
+    """What a person opens, by name; the rehearsal's gateway leads a loopback port to each."""
     _secrets: dict[str, pulumi.Output[str]] = field(default_factory=dict)
 
     def secret(self, ref: SecretRef) -> pulumi.Output[str]:

@@ -35,5 +35,6 @@ def compose(context: Context) -> None:
     if operator is not None:
         monitoring.deploy(context, platform, operator)
     foundation.deploy_network(context, namespaces)
+    pulumi.export("links", context.links)
     pulumi.export("checks", json_list(context.checks))
     pulumi.export("expected_pods", json_list(context.expected_pods))

@@ -44,9 +44,6 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
     context.declare(monitoring)
-    # What a person opens; the rehearsal's gateway leads a loopback port to each.
-    pulumi.export(
-        "links",
-        {"prometheus": monitoring.prometheus_url, "alertmanager": monitoring.alertmanager_url},
-    )
+    context.links["prometheus"] = monitoring.prometheus_url
+    context.links["alertmanager"] = monitoring.alertmanager_url
     return monitoring

@@ -90,6 +90,7 @@ class Kafka(KafkaCluster):
             opts=self.child(depends_on=[*certificates, *services, account], protect=config.protect),
         )
         pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
+        self.brokers = pods
         job_pods = Pods(
             name=f"{name}-reconcile",
             namespace=namespace_name,

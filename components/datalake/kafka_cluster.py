@@ -8,20 +8,24 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.datalake.kafka_config import KafkaConfig
+from components.flows import Pods
 from components.workload import Component, labels, meta
 
 
 class KafkaCluster(Component):
     """A cluster for SCRAM clients, whoever runs it.
 
-    `bootstrap` is what they connect to (SASL_SSL, SCRAM-SHA-512, the estate's CA); `users` maps a
-    name to its Secret's name (keys `username`, `password`); `ready` holds the resources after
-    which the declared topics and users exist.
+    `bootstrap` is what they connect to (SASL_SSL, SCRAM-SHA-512, the estate's CA), `address` the
+    same as text that is known before; `users` maps a name to its Secret's name (keys `username`,
+    `password`); `ready` holds the resources after which the declared topics and users exist;
+    `brokers` are the pods that clients reach.
     """
 
     bootstrap: pulumi.Output[str]
+    address: str
     users: dict[str, pulumi.Output[str]]
     ready: Sequence[pulumi.Resource]
+    brokers: Pods
 
     _name: str
     _config: KafkaConfig
@@ -48,7 +52,7 @@ class KafkaCluster(Component):
         ready: Sequence[pulumi.Resource],
     ) -> None:
         """Fill the outputs; `address` counts once everything in `ready` is made."""
-        self.ready = ready
+        self.ready, self.address = ready, address
         made = pulumi.Output.all(*(resource.urn for resource in ready))
         self.bootstrap = made.apply(lambda _: address)
         self.users = {

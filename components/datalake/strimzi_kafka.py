@@ -203,6 +203,7 @@ class StrimziKafka(KafkaCluster):
             pods(pool, spec.pod_labels(self._name, pool))
             for pool in (spec.BROKERS, spec.CONTROLLERS)
         )
+        self.brokers = brokers
         entities, cruise_control = (
             pods(program, spec.program_labels(self._name, program))
             for program in ("entity-operator", "cruise-control")

@@ -27,7 +27,7 @@ from psycopg import sql
 
 from rehearsal import clients
 from rehearsal.access import DRILL_TOPIC, Access
-from rehearsal.drills import visitors
+from rehearsal.drills import senders, visitors
 from rehearsal.drills.record import Record, producer, replace_file
 
 _READY_S = 40.0
@@ -411,8 +411,12 @@ def main() -> int:
             for kind in specification["writers"]:
                 own = Path(folder) / kind
                 own.mkdir()
-                made = visitors.make(kind, access, own, specification["run"])
-                writers[kind] = made or make(kind, access, own, specification["run"])
+                run = specification["run"]
+                writers[kind] = (
+                    visitors.make(kind, access, own, run)
+                    or senders.make(kind, access, run)
+                    or make(kind, access, own, run)
+                )
                 writers[kind].start()
             clients.emit("ready")
             stop.wait()

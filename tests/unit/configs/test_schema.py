@@ -75,11 +75,11 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
         ),
         (
             lambda v: v["kafka"]["topics"].append({"name": "sensors.raw"}),
-            "kafka.topics.3.name: 'sensors.raw' is not allowed: declared twice",
+            "kafka.topics.5.name: 'sensors.raw' is not allowed: declared twice",
         ),
         (
             lambda v: v["kafka"]["topics"].append({"name": "sensors_raw"}),
-            "kafka.topics.3.name: 'sensors_raw' is not allowed: collides with 'sensors.raw'",
+            "kafka.topics.5.name: 'sensors_raw' is not allowed: collides with 'sensors.raw'",
         ),
         (
             lambda v: v["kafka"]["users"][0]["grants"][0].update(topic="sensor.raw"),
