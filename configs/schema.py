@@ -18,6 +18,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
+from components.datalake.mongodb_config import MongodbConfig, postgres_problems
+from components.datalake.mongodb_operator import MongodbOperatorConfig
+from components.datalake.pgpool import RESERVE
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.strimzi_operator import StrimziConfig
@@ -101,6 +104,8 @@ class Environment(Model):
     cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
+    mongodb: MongodbConfig | None = None
+    mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     transfer: TransferConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
@@ -130,7 +135,19 @@ class Environment(Model):
                     )
                 ]
             )
+        refuse(self._documents())
         return self
+
+    def _documents(self) -> list[dict[str, Any]]:
+        mongodb, pool = self.mongodb, self.pgpool
+        if mongodb is None:
+            return []
+        if mongodb.implementation == "community":
+            text = "no package has mongod, so none can be built: take `ferretdb`"
+            built = self.images.source == "rehearsal"
+            return [problem("mongodb.implementation", "community", text)] if built else []
+        pooled = pool.replicas * pool.sessions_per_replica if pool is not None else 0
+        return postgres_problems(mongodb, self.postgres, pooled + RESERVE)
 
     def with_profiles(self, chosen: Collection[str]) -> Environment:
         """Return this environment without the parts of profiles that are not chosen."""

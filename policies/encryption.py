@@ -42,6 +42,12 @@ def encryption(subject: Subject) -> Iterator[Finding]:
             for listener in (spec.get("kafka") or {}).get("listeners") or []:
                 if listener.get("tls") is not True:
                     yield Finding("listener without TLS", str(listener.get("name")))
+        case "MongoDBCommunity":
+            tls = (spec.get("security") or {}).get("tls") or {}
+            if tls.get("enabled") is not True or tls.get("optional"):
+                yield Finding("clients without TLS are taken", "tls")
+            if not (spec.get("prometheus") or {"tlsSecretKeyRef": True}).get("tlsSecretKeyRef"):
+                yield Finding("its exporter answers without TLS", "prometheus")
         case "Ingress":
             if not spec.get("tls"):
                 yield Finding("spec.tls is missing")
@@ -49,6 +55,9 @@ def encryption(subject: Subject) -> Iterator[Finding]:
             for file, text in (subject.body.get("data") or {}).items():
                 for message in _FILES[file](text) if file in _FILES else ():
                     yield Finding(message, file)
+                # FerretDB's environment.
+                if file == "FERRETDB_LISTEN_ADDR" and text:
+                    yield Finding(f"listens without TLS at {text}", file)
         case _:
             yield from _clients(subject)
 

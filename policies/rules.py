@@ -12,6 +12,7 @@ _DATA = (
     *CUSTOM,
     "Kafka",
     "KafkaNodePool",
+    "MongoDBCommunity",
     "Namespace",
     "CustomResourceDefinition",
     "PersistentVolumeClaim",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pulumi
 
@@ -11,6 +12,7 @@ from components.datalake.kafka import Kafka
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
+from components.datalake.postgres_databases import PostgresDatabases
 from stacks import strimzi
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
@@ -44,8 +46,16 @@ def deploy_kafka(context: Context, platform: Platform, monitors: Monitors) -> Ka
     return kafka
 
 
-def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Postgres | None:
-    """The PostgreSQL cluster with its operator, and the pool in front of it."""
+@dataclass(frozen=True)
+class Databases:
+    """The cluster, and what must exist before one of `postgres.databases` can be used."""
+
+    postgres: Postgres
+    ready: Sequence[pulumi.Resource]
+
+
+def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Databases | None:
+    """The PostgreSQL cluster with its operator and databases, and the pool in front of it."""
     config = context.environment.postgres
     if config is None:
         return None
@@ -85,9 +95,22 @@ def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) ->
             "database": postgres.database,
         },
     )
+    ready = postgres.ready
+    if config.databases:
+        databases = PostgresDatabases(
+            "postgres",
+            config,
+            postgres=postgres,
+            namespace=platform.namespaces["datalake"],
+            image=context.images["postgresql"],
+            passwords=passwords,
+            opts=pulumi.ResourceOptions(provider=context.provider),
+        )
+        context.declare(databases)
+        ready = databases.ready
     if context.environment.pgpool is not None:
         _deploy_pgpool(context, platform, monitors, postgres, passwords)
-    return postgres
+    return Databases(postgres, ready)
 
 
 def _deploy_pgpool(

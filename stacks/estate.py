@@ -6,7 +6,7 @@ import pulumi
 
 from components.model import MissingImage
 from configs.errors import ConfigError
-from stacks import datalake, foundation, lifetimes, monitoring, realtime, simulated
+from stacks import datalake, documents, foundation, lifetimes, monitoring, realtime, simulated
 from stacks.context import Context, from_pulumi, json_list
 
 
@@ -29,8 +29,9 @@ def compose(context: Context) -> None:
     monitors = operator.definitions if operator is not None else None
     platform = foundation.deploy(context, namespaces, monitors)
     # The slowest first: what is created first is also started first.
-    datalake.deploy_postgres(context, platform, monitors)
+    databases = datalake.deploy_postgres(context, platform, monitors)
     datalake.deploy_kafka(context, platform, monitors)
+    documents.deploy(context, platform, databases, monitors)
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)

@@ -176,12 +176,13 @@ class Postgres(Component):
     `write_host` is the primary's service, `read_host` the standbys'; `database` the database;
     `users` maps a role to its Secret's name (keys `username`, `password`), `ca` is the Secret
     whose `ca.crt` verifies the servers; `pods` are what a client's flow leads to. `ready` waits
-    for the cluster.
+    for the cluster, `cluster` is its object's name.
     """
 
     write_host: pulumi.Output[str]
     read_host: pulumi.Output[str]
     port: int
+    cluster: str
     database: str
     users: dict[str, pulumi.Output[str]]
     ca: str
@@ -244,7 +245,7 @@ class Postgres(Component):
         if monitors is not None:
             self._monitor(monitors)
             self.flows.append(scraped(self.pods, METRICS_PORT))
-        self.ready = [cluster]
+        self.ready, self.cluster = [cluster], name
         self.write_host = cluster.id.apply(lambda _: self.host("rw"))
         self.read_host = cluster.id.apply(lambda _: self.host("ro"))
         self.port, self.database, self.ca = PORT, config.database, f"{name}-ca"

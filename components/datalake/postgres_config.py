@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from components.model import (
@@ -23,6 +25,7 @@ MONITOR_ROLE = "monitor"
 """Reads statistics (pg_monitor): checks and the pool's exporter use it."""
 RESERVED = ("postgres", "streaming_replica")
 """Roles that CloudNativePG keeps for itself, and everything that starts with cnpg_ or pg_."""
+RESERVED_DATABASES = ("postgres", "template0", "template1")
 
 
 class PostgresRole(Model):
@@ -34,11 +37,23 @@ class PostgresRole(Model):
     connection_limit: int = Field(default=-1, ge=-1, description="-1: no limit")
 
 
-class PostgresConfig(Model):
-    """The cluster, its database and its roles.
+class PostgresDatabase(Model):
+    """One more database. Nobody but its owner and its readers may connect to it.
 
-    `owner` owns `database`; `roles` holds everybody else, `monitor` (member of pg_monitor) among
-    them. `synchronous_standbys` of the standbys must hold a row before it is acknowledged.
+    Readers may read what the owner keeps in schema `public`, now and later, and write nothing.
+    """
+
+    name: str = Field(pattern=IDENTIFIER)
+    owner: str = Field(pattern=IDENTIFIER, description="one of postgres.roles")
+    readers: list[str] = Field(default_factory=list, description="some of postgres.roles")
+
+
+class PostgresConfig(Model):
+    """The cluster, its databases and its roles.
+
+    `owner` owns `database`; `roles` holds everybody else, `monitor` (member of pg_monitor) and the
+    owners and readers of `databases` among them. `synchronous_standbys` of the standbys must hold
+    a row before it is acknowledged.
     """
 
     instances: int = Field(default=3, ge=1, le=9)
@@ -50,6 +65,7 @@ class PostgresConfig(Model):
     database: str = immutable("app", pattern=IDENTIFIER)
     owner: PostgresRole
     roles: list[PostgresRole] = Field(default_factory=list)
+    databases: list[PostgresDatabase] = Field(default_factory=list)
     storage: Storage = Storage(size_gib=2)
     resources: Resources = Resources(
         cpu_request_m=100, memory_request_mib=256, memory_limit_mib=512
@@ -110,8 +126,31 @@ class PostgresConfig(Model):
             problems.append(
                 problem("roles", names, f"the estate's own role {MONITOR_ROLE!r} is missing")
             )
-        refuse(problems)
+        refuse(problems + self._database_problems())
         return self
+
+    def _database_problems(self) -> list[dict[str, Any]]:
+        found = []
+        roles = [role.name for role in self.roles]
+        names = [one.name for one in self.databases]
+        for i, one in enumerate(self.databases):
+            key = f"databases.{i}"
+            if one.name in (self.database, *names[:i]):
+                found.append(
+                    problem(f"{key}.name", one.name, "declared twice; every database once")
+                )
+            if one.name in RESERVED_DATABASES:
+                found.append(problem(f"{key}.name", one.name, "reserved; choose another name"))
+            declared = f"one of postgres.roles ({', '.join(roles)}); declare it there"
+            if one.owner not in roles:
+                found.append(problem(f"{key}.owner", one.owner, declared))
+            for j, reader in enumerate(one.readers):
+                if reader not in roles:
+                    found.append(problem(f"{key}.readers.{j}", reader, declared))
+                elif reader == one.owner or reader in one.readers[:j]:
+                    text = "an owner reads anyway, and every reader is named once; remove it"
+                    found.append(problem(f"{key}.readers.{j}", reader, text))
+        return found
 
 
 def own_parameters(config: PostgresConfig) -> dict[str, str]:

@@ -91,6 +91,12 @@ SOURCES = {
             }
         ),
     ),
+    # The definition alone; the operator and its rights are declared in mongodb_operator.py.
+    "mongodb-community-0.13.0": Source(
+        "github.com/mongodb/mongodb-kubernetes-operator@v0.13.0",
+        "config/crd/bases/mongodbcommunity.mongodb.com_mongodbcommunity.yaml",
+        frozenset(),
+    ),
     "strimzi-1.2.0": Source("", "1.2.0", frozenset()),
 }
 

@@ -205,3 +205,78 @@ def pgpool_nodes(
         found = {node["role"]: node["status"] for node in nodes}
         assert found == {"primary": "up", "standby": "up"}, f"{pod.metadata.name}: {found}"
     return f"{replicas} replicas, primary and standbys up"
+
+
+@probe("postgres_databases")
+def postgres_databases(
+    ctx: ProbeContext,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    user: str,
+    password: Secret,
+    ca: Secret,
+    databases: list[dict[str, Any]],
+    roles: list[str],
+) -> str:
+    """Every database has its owner, and of the declared roles only its readers may connect."""
+    login = {"dbname": database, "user": user, "password": ctx.secret(password).decode()}
+    with _session(ctx, ca, host=host, port=port, **login) as session:
+        rows = session.execute("SELECT datname, pg_get_userbyid(datdba) FROM pg_database")
+        owners = {str(name): str(owner) for name, owner in rows.fetchall()}
+        problems = []
+        for one in databases:
+            name = one["name"]
+            if owners.get(name) != one["owner"]:
+                problems.append(f"{name} is {owners.get(name, 'nobody')}'s, not {one['owner']}'s")
+                continue
+            rows = session.execute(
+                "SELECT role FROM unnest(%s::name[]) AS role "
+                "WHERE has_database_privilege(role, %s, 'CONNECT')",
+                (roles, name),
+            )
+            may = {str(role) for (role,) in rows.fetchall()}
+            wanted = {one["owner"], *one["readers"]}
+            if may != wanted:
+                problems.append(f"{name} lets in {', '.join(sorted(may ^ wanted))} or should")
+    assert not problems, "; ".join(problems)
+    return f"{', '.join(one['name'] for one in databases)}, each with its owner"
+
+
+@probe("postgres_reader")
+def postgres_reader(
+    ctx: ProbeContext,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    ca: Secret,
+    owner: dict[str, Any],
+    reader: dict[str, Any],
+) -> str:
+    """A reader reads a table that the owner has just made, and may neither change nor make one."""
+
+    def login(role: Mapping[str, Any]) -> psycopg.Connection[Any]:
+        secret = ctx.secret(role["password"]).decode()
+        return _session(
+            ctx, ca, host=host, port=port, dbname=database, user=role["user"], password=secret
+        )
+
+    table = sql.Identifier(f"{TABLE}_{uuid.uuid4().hex[:12]}")
+    with login(owner) as session:
+        session.execute(sql.SQL("CREATE TABLE {} (token int)").format(table))
+        try:
+            session.execute(sql.SQL("INSERT INTO {} VALUES (42)").format(table))
+            with login(reader) as other:
+                row = other.execute(sql.SQL("SELECT token FROM {}").format(table)).fetchone()
+                assert row == (42,), f"{reader['user']} reads {row}"
+                for change in ("INSERT INTO {} VALUES (1)", "CREATE TABLE more AS TABLE {}"):
+                    try:
+                        other.execute(sql.SQL(change).format(table))
+                    except psycopg.errors.InsufficientPrivilege:
+                        continue
+                    raise AssertionError(f"{reader['user']} may {change.partition(' {}')[0]}")
+        finally:
+            session.execute(sql.SQL("DROP TABLE {}").format(table))
+    return f"{reader['user']} reads what {owner['user']} wrote, and may not write"

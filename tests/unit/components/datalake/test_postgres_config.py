@@ -58,6 +58,20 @@ def spec(**changes: Any) -> dict[str, Any]:
         ({"parameters": {"max_connections": "9"}}, ["parameters.max_connections", "remove it"]),
         ({"owner": {"name": "app", "password": "hunter2"}}, ["owner.password"]),
         ({"replicas": 3}, ["replicas"]),
+        (
+            {"databases": [{"name": "a", "owner": "nobody"}]},
+            ["databases.0.owner", "nobody", "monitor"],
+        ),
+        ({"databases": [{"name": "app", "owner": "monitor"}]}, ["databases.0.name", "twice"]),
+        ({"databases": [{"name": "postgres", "owner": "monitor"}]}, ["databases.0.name", "reserv"]),
+        (
+            {"databases": [{"name": "a", "owner": "monitor", "readers": ["monitor"]}]},
+            ["databases.0.readers.0", "an owner reads anyway"],
+        ),
+        (
+            {"databases": [{"name": "a", "owner": "monitor", "readers": ["nobody"]}]},
+            ["databases.0.readers.0", "declare it there"],
+        ),
     ],
 )
 def test_a_wrong_configuration_names_key_and_way_out(

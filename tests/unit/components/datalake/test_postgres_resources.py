@@ -17,6 +17,7 @@ from components.datalake.pgpool import Pgpool
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import PostgresConfig
+from components.datalake.postgres_databases import PostgresDatabases
 from components.model import Image
 from components.monitoring import prometheus_operator
 from components.monitoring.config import MonitoringConfig
@@ -41,7 +42,12 @@ IMAGES = {
         "alertmanager": "v0.25.0",
     }.items()
 }
-PASSWORDS = {"app": "app-secret-value", "monitor": "monitor-secret-value"}
+PASSWORDS = {
+    "app": "app-secret-value",
+    "monitor": "monitor-secret-value",
+    "keeper": "keeper-secret-value",
+    "reader": "reader-secret-value",
+}
 SECRET = "4dabf18193072939515e22adb298388d"
 """The key that marks a secret on Pulumi's wire."""
 
@@ -110,20 +116,37 @@ def compose() -> list[Any]:
         authority=AUTHORITY,
         monitors=operator.definitions,
     )
+    config = PostgresConfig.model_validate(
+        {
+            "owner": {"name": "app", "password": {"file": "postgres/app"}},
+            "roles": [
+                {"name": name, "password": {"file": f"postgres/{name}"}}
+                for name in PASSWORDS
+                if name != "app"
+            ],
+            "databases": [
+                {"name": "shelf", "owner": "keeper", "readers": ["reader"]},
+                {"name": "box", "owner": "keeper"},
+            ],
+        }
+    )
     postgres = Postgres(
         "postgres",
-        PostgresConfig.model_validate(
-            {
-                "owner": {"name": "app", "password": {"file": "postgres/app"}},
-                "roles": [{"name": "monitor", "password": {"file": "postgres/monitor"}}],
-            }
-        ),
+        config,
         namespace="datalake",
         image=IMAGES["postgresql"],
         passwords=PASSWORDS,
         operator=cnpg.ready,
         authority=AUTHORITY,
         monitors=operator.definitions,
+    )
+    databases = PostgresDatabases(
+        "postgres",
+        config,
+        postgres=postgres,
+        namespace="datalake",
+        image=IMAGES["postgresql"],
+        passwords=PASSWORDS,
     )
     pgpool = Pgpool(
         "pgpool",
@@ -146,7 +169,7 @@ def compose() -> list[Any]:
         operator=operator.ready,
         authority=AUTHORITY,
     )
-    return [operator, cnpg, postgres, pgpool, monitoring]
+    return [operator, cnpg, postgres, databases, pgpool, monitoring]
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +296,32 @@ def test_the_pool_survives_a_drain_and_a_roll_out(estate: Estate) -> None:
     assert pod["containers"][0]["readinessProbe"]["exec"]["command"][-1].endswith("/ready.sh")
 
 
+def test_a_database_is_its_owners_and_keeps_its_data(estate: Estate) -> None:
+    for name in ("shelf", "box"):
+        spec = estate.get("Database", f"postgres-{name}")["spec"]
+        assert (spec["name"], spec["owner"]) == (name, "keeper")
+        assert spec["cluster"] == {"name": "postgres"}
+        assert spec["databaseReclaimPolicy"] == "retain"
+
+
+def test_readers_may_connect_and_select_and_nobody_else_may(estate: Estate) -> None:
+    sql = estate.get("ConfigMap", "postgres-grants")["data"]
+    assert sql["databases"] == "shelf keeper\nbox keeper\n"
+    for name in ("shelf", "box"):
+        assert f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC;' in sql[f"{name}.sql"]
+    given = [line for line in sql["shelf.sql"].splitlines() if " TO " in line]
+    assert given and all(line.endswith('TO "reader";') for line in given)
+    assert "ALL (ARRAY['reader']::name[])" in sql["shelf.sql"]
+    assert " TO " not in sql["box.sql"] and "ALL (ARRAY[]::name[])" in sql["box.sql"]
+
+
+def test_the_job_that_grants_has_the_owners_passwords_only(estate: Estate) -> None:
+    pod = estate.get("Job", "postgres-grants")["spec"]["template"]["spec"]
+    (users,) = (one["projected"] for one in pod["volumes"] if one["name"] == "users")
+    assert [one["secret"]["name"] for one in users["sources"]] == ["postgres-keeper"]
+    assert pod["securityContext"]["runAsUser"] == 26
+
+
 def test_passwords_appear_in_secrets_only_and_marked(estate: Estate) -> None:
     for raw, item in zip(estate.raw, estate.objects, strict=True):
         if item["kind"] == "Secret":
@@ -287,6 +336,8 @@ def test_every_check_names_an_object_that_is_declared(estate: Estate) -> None:
     checks = [check for part in estate.parts for check in part.checks]
     assert {check.id for check in checks} == {
         "postgres.synchronous",
+        "postgres.databases",
+        "postgres.readers",
         "pgpool.write",
         "pgpool.password",
         "pgpool.nodes",
