@@ -11,11 +11,12 @@ import io
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -25,8 +26,9 @@ from PIL import Image
 from rehearsal.access import Access
 from services import batches, sending
 
+T = TypeVar("T")
 BUCKET = "images-incoming"
-_FILE_BYTES = 50_000_000
+_FILE_SIDE = 4082  # pixels: 50 MB as an uncompressed BMP
 _FILES = 3  # per way and round
 _ROUNDS = 2
 _IMAGE_SIDE = 258  # pixels: 200 KB as an uncompressed BMP
@@ -84,36 +86,20 @@ def _s3(access: Access, folder: Path) -> Any:
 
 
 def _large(access: Access, s3: Any, run: str) -> dict[str, Any]:
-    side = 4082  # pixels: 50 MB as an uncompressed BMP
-    base = _bmp(side, 1)
+    """One file after another, by one connection."""
+    base = _bmp(_FILE_SIDE, 1)
     rates: dict[str, list[float]] = {"put": [], "tusd": []}
     verified: list[float] = []
     for round_ in range(_ROUNDS):
         contents = [base[:-4] + (round_ * _FILES + n).to_bytes(4, "big") for n in range(_FILES)]
         size = sum(map(len, contents))
-
-        def put(contents: Sequence[bytes] = contents, round_: int = round_) -> None:
-            for number, content in enumerate(contents):
-                key = f"bench/{run}/large-{round_}-{number}"
-                s3.put_object(Bucket=BUCKET, Key=key, Body=content)
-
-        rates["put"].append(size / _seconds(put))
-        client = access.door().client()
-        urls: list[str] = []
-
-        def send(contents: Sequence[bytes] = contents, urls: list[str] = urls) -> None:
-            for content in contents:
-                metadata = {
-                    "filename": "bench.bmp",
-                    "filetype": "image/bmp",
-                    "sha256": hashlib.sha256(content).hexdigest(),
-                }
-                urls.append(client.create(len(content), metadata))
-                client.send(urls[-1], Bytes(content))
-
-        rates["tusd"].append(size / _seconds(send))
-        verified.append(size / _seconds(lambda urls=urls: _receipts(access, urls)))  # type: ignore[misc]
-    return {"file_bytes": len(base), **_rates(rates), "verify_mb_per_s": max(verified) / 1e6}
+        seconds, _ = _timed(_put, s3, f"{run}/large-{round_}", contents)
+        rates["put"].append(size / seconds)
+        seconds, urls = _timed(_send, access, contents)
+        rates["tusd"].append(size / seconds)
+        seconds, _ = _timed(_receipts, access, urls)
+        verified.append(seconds)
+    return {"file_bytes": len(base), **_rates(rates), "receipts_after_s": max(verified)}
 
 
 def _small(access: Access, s3: Any, run: str, folder: Path) -> dict[str, Any]:
@@ -123,37 +109,51 @@ def _small(access: Access, s3: Any, run: str, folder: Path) -> dict[str, Any]:
         for lane in range(CONNECTIONS)
     ]
     size = sum(len(image) for group in groups for image in group)
+    archives = [_archive(folder, lane, group) for lane, group in enumerate(groups)]
     rates: dict[str, list[float]] = {"put": [], "tusd": []}
-    for round_ in range(_ROUNDS):
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
 
-        def put(lane: int, round_: int = round_) -> None:
-            for number, image in enumerate(groups[lane]):
-                key = f"bench/{run}/small-{round_}-{lane}-{number}"
-                s3.put_object(Bucket=BUCKET, Key=key, Body=image)
+        def together(one: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
+            return list(pool.map(one, *columns))
 
-        rates["put"].append(size / _seconds(lambda put=put: _together(put)))  # type: ignore[misc]
-        archives = [_archive(folder, lane, group) for lane, group in enumerate(groups)]
-        urls: list[str] = []
-
-        def send(
-            lane: int,
-            archives: Sequence[batches.Archive] = archives,
-            urls: list[str] = urls,
-        ) -> None:
-            client = access.door().client()
-            metadata = {"filename": f"bench-{lane}.tar", "batch": batches.METADATA}
-            url = client.create(archives[lane].length, metadata)
-            client.send(url, archives[lane])
-            urls.append(url)
-
-        rates["tusd"].append(size / _seconds(lambda send=send: _together(send)))  # type: ignore[misc]
-        _receipts(access, urls)
+        for round_ in range(_ROUNDS):
+            prefixes = [f"{run}/small-{round_}-{lane}" for lane in range(CONNECTIONS)]
+            seconds, _ = _timed(together, partial(_put, s3), prefixes, groups)
+            rates["put"].append(size / seconds)
+            seconds, urls = _timed(together, partial(_send_batch, access), archives)
+            rates["tusd"].append(size / seconds)
+            _receipts(access, urls)
     return {
         "image_bytes": len(groups[0][0]),
         "images": CONNECTIONS * _PER_CONNECTION,
         "connections": CONNECTIONS,
         **_rates(rates),
     }
+
+
+def _put(s3: Any, prefix: str, contents: Sequence[bytes]) -> None:
+    for number, content in enumerate(contents):
+        s3.put_object(Bucket=BUCKET, Key=f"bench/{prefix}-{number}", Body=content)
+
+
+def _send(access: Access, contents: Sequence[bytes]) -> list[str]:
+    client, urls = access.door().client(), []
+    for content in contents:
+        metadata = {
+            "filename": "bench.bmp",
+            "filetype": "image/bmp",
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        urls.append(client.create(len(content), metadata))
+        client.send(urls[-1], Bytes(content))
+    return urls
+
+
+def _send_batch(access: Access, archive: batches.Archive) -> str:
+    client = access.door().client()
+    url = client.create(archive.length, {"filename": "bench.tar", "batch": batches.METADATA})
+    client.send(url, archive)
+    return url
 
 
 def _archive(folder: Path, lane: int, images: Sequence[bytes]) -> batches.Archive:
@@ -173,12 +173,6 @@ def _archive(folder: Path, lane: int, images: Sequence[bytes]) -> batches.Archiv
     return batches.Archive(pairs)
 
 
-def _together(one: Callable[[int], None]) -> None:
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for future in [pool.submit(one, lane) for lane in range(CONNECTIONS)]:
-            future.result()
-
-
 def _receipts(access: Access, urls: Sequence[str]) -> None:
     door = access.door()
     with door.session() as session:
@@ -188,10 +182,11 @@ def _receipts(access: Access, urls: Sequence[str]) -> None:
                 raise ConnectionError(f"{urlsplit(url).path}: {counts}, all were good images")
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
+    """How long it took, and what came of it."""
     began = time.monotonic()
-    work()
-    return time.monotonic() - began
+    result = work(*arguments)
+    return time.monotonic() - began, result
 
 
 def _rates(rates: dict[str, list[float]]) -> dict[str, float]:
