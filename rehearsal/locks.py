@@ -44,6 +44,12 @@ prometheus-client
 """
 # Photographs and PostgreSQL's programs, for tests: unpacked alone, without what they need.
 _SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
+_CONSOLE = (
+    "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
+    "pydantic\npyjwt\npymongo\nuvicorn\n"
+)
+_ANNOTATION = "supervisely\nbotocore\n"
+_SCHEMATHESIS = "schemathesis\n"
 _BY = "made by: ./estate tools lock"
 
 
@@ -88,6 +94,11 @@ def _locks(root: Path) -> list[Lock]:
             _SAMPLES,
             "Photographs, and PostgreSQL's programs, for tests of the pipeline",
             alone=True,
+        ),
+        Lock(
+            "rehearsal/images/recipes/console.requirements.lock",
+            _CONSOLE,
+            "Wheels of the image estate_console",
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]
