@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from psycopg.conninfo import make_conninfo
 
 from components.datalake import (
+    ceph_config,
     kafka_files,
     pgpool_config,
     pipeline_config,
@@ -72,6 +73,8 @@ class Access:
     s3_access_key: str = field(default="", repr=False)
     s3_secret_key: str = field(default="", repr=False)
     s3_endpoint: str = f"https://s3.{transfer_config.NAMESPACE}.svc.cluster.local:443"
+    s3_verify_key: str = field(default="", repr=False)
+    """Secret key of the user `verify`; empty where no object store is."""
     reader_access_key: str = field(default="", repr=False)
     reader_secret_key: str = field(default="", repr=False)
     reader_password: str = field(default="", repr=False)
@@ -196,6 +199,11 @@ def of(rehearsal: Rehearsal) -> Access:
         token_key=lake_secret(rehearsal, transfer_config.TOKEN_SECRET, "tls.key") if lake else "",
         s3_access_key=lake_secret(rehearsal, _S3_SECRET, "access-key") if lake else "",
         s3_secret_key=lake_secret(rehearsal, _S3_SECRET, "secret-key") if lake else "",
+        s3_verify_key=(
+            lake_secret(rehearsal, f"s3-{ceph_config.VERIFY_USER}", "secret-key")
+            if here.ceph is not None
+            else ""
+        ),
         reader_access_key=lake_secret(rehearsal, _READER, "access-key") if pipeline else "",
         reader_secret_key=lake_secret(rehearsal, _READER, "secret-key") if pipeline else "",
         reader_password=(

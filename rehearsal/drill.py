@@ -8,6 +8,7 @@ from pathlib import Path
 from rehearsal import console, provenance
 from rehearsal.clients import exclusive
 from rehearsal.drills import (
+    ceph_osd,
     interruptions,
     kafka_broker,
     mongodb,
@@ -29,6 +30,7 @@ DRILLS: dict[str, Drill] = {
         postgres_primary.DRILL,
         mosquitto.DRILL,
         mongodb.DRILL,
+        ceph_osd.DRILL,
         processes.API_SERVER,
         processes.KUBELET,
         rotation.CERTIFICATES,

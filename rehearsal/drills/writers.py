@@ -32,6 +32,7 @@ from rehearsal.drills import senders, visitors
 from rehearsal.drills.mongodb_writer import MongodbWriter
 from rehearsal.drills.pipeline_writer import PipelineWriter
 from rehearsal.drills.record import Record, producer, replace_file
+from rehearsal.drills.s3_writer import S3Writer
 
 _READY_S = 40.0
 _SETTLE_S = 90.0  # for what was accepted before the stop to be acknowledged and read back
@@ -388,7 +389,7 @@ class MqttWriter(threading.Thread):
 
 
 def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
-    """The writer of a kind: postgres, -pooled, -direct, kafka, mqtt, mongodb or pipeline."""
+    """The writer of a kind: postgres, -pooled, -direct, kafka, mqtt, mongodb, s3 or pipeline."""
     match kind:
         case "postgres":
             return PostgresWriter(access, folder, run)
@@ -402,6 +403,8 @@ def make(kind: str, access: Access, folder: Path, run: str) -> Writer:
             return MqttWriter(access, run)
         case "mongodb":
             return MongodbWriter(access, folder, run)
+        case "s3":
+            return S3Writer(access, folder, run)
         case "pipeline":
             return PipelineWriter(access, folder, run)
     raise ValueError(kind)

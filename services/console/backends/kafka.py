@@ -217,10 +217,7 @@ class KafkaLake:
         if not where:
             return {}
         asked = client.list_offsets(dict.fromkeys(where, spec), request_timeout=self._timeout)
-        return {
-            (one.topic, one.partition): _done(future).offset
-            for one, future in asked.items()
-        }
+        return {(one.topic, one.partition): _done(future).offset for one, future in asked.items()}
 
     def _config(self, client: AdminClient, topic: str) -> Mapping[str, str | None]:
         resource = ConfigResource(ResourceType.TOPIC, topic)

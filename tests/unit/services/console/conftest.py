@@ -99,7 +99,9 @@ def client(settings: dict[str, Any]) -> Iterator[TestClient]:
     yield from opened(settings)
 
 
-def opened(settings: dict[str, Any], lake: Callable[[Settings], Lake] = Lake) -> Iterator[TestClient]:
+def opened(
+    settings: dict[str, Any], lake: Callable[[Settings], Lake] = Lake
+) -> Iterator[TestClient]:
     read = Settings.model_validate(settings)
     made = lake(read)
     watch = Watch(made.declared, every_s=0.5)
@@ -130,7 +132,16 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         shutil.chown(folder, "nobody")
         user = {"user": "nobody"}
     port = free_port()
-    initdb = [found[-1] / "initdb", "-D", folder / "data", "-U", "owner", "-A", "trust", "--no-sync"]
+    initdb = [
+        found[-1] / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "owner",
+        "-A",
+        "trust",
+        "--no-sync",
+    ]
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **user)
     options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"]
     server = subprocess.Popen(

@@ -1,0 +1,53 @@
+"""kill -9 of one OSD while objects are put: a copy is missing, and only health may show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rehearsal.drills.harness import Drill, Scene, pod_processes
+from rehearsal.errors import EstateError
+
+_POD = ("datalake", "ceph-osd-1")
+
+
+def health(scene: Scene) -> str:
+    """What Ceph says of itself, asked in the manager's pod: `HEALTH_WARN 1 osds down; ...`."""
+    command = ("ceph", "-n", "mgr.a", "--connect-timeout", "5", "health")
+    return scene.kubectl("exec", "--namespace", _POD[0], "ceph-mgr-0", "--", *command).strip()
+
+
+def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    pod = scene.pod(*_POD)
+    found = [one for one in pod_processes(scene.rehearsal, pod) if one.name() == "ceph-osd"]
+    if len(found) != 1:
+        raise EstateError(
+            f"pod {_POD[1]}", f"{len(found)} OSD processes found", "run: ./estate up --profile lake"
+        )
+    found[0].kill()
+    named = False
+
+    def whole() -> bool:
+        """Health has to name the OSD first, else nobody would have known."""
+        nonlocal named
+        now = health(scene)
+        named = named or "osds down" in now or "osd down" in now
+        return named and now == "HEALTH_OK" and scene.pod_ready_again(*_POD, pod)
+
+    return f"{_POD[1]}: kill -9 of its ceph-osd, process {found[0].pid}", whole
+
+
+def _observe(scene: Scene) -> Callable[[], dict[str, str]]:
+    return lambda: {"health": health(scene) or "no answer"}
+
+
+DRILL = Drill(
+    id="ceph-osd",
+    title="kill -9 of an OSD while objects are put; no client may see an error",
+    writers=("s3",),
+    # Writes wait until the monitors, told by the other OSDs, have marked it down.
+    target_s=20.0,
+    strike=_strike,
+    observe=_observe,
+    clients_may_fail=False,
+    profile="lake",
+)
