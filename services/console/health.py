@@ -48,7 +48,9 @@ class Watch:
         now = datetime.now(UTC)
         self._every = every_s
         self._watched = [
-            _Watched(one, BackendState(name=one.name, state="unknown", since=now, milliseconds=None))
+            _Watched(
+                one, BackendState(name=one.name, state="unknown", since=now, milliseconds=None)
+            )
             for one in backends
         ]
         self._stopped = threading.Event()

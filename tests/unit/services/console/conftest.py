@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
-from moto.server import ThreadedMotoServer
+from moto import mock_aws
 
 from services.console import app, tokens
 from services.console.health import Watch
@@ -99,7 +99,9 @@ def client(settings: dict[str, Any]) -> Iterator[TestClient]:
     yield from opened(settings)
 
 
-def opened(settings: dict[str, Any], lake: Callable[[Settings], Lake] = Lake) -> Iterator[TestClient]:
+def opened(
+    settings: dict[str, Any], lake: Callable[[Settings], Lake] = Lake
+) -> Iterator[TestClient]:
     read = Settings.model_validate(settings)
     made = lake(read)
     watch = Watch(made.declared, every_s=0.5)
@@ -130,7 +132,16 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         shutil.chown(folder, "nobody")
         user = {"user": "nobody"}
     port = free_port()
-    initdb = [found[-1] / "initdb", "-D", folder / "data", "-U", "owner", "-A", "trust", "--no-sync"]
+    initdb = [
+        found[-1] / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "owner",
+        "-A",
+        "trust",
+        "--no-sync",
+    ]
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **user)
     options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"]
     server = subprocess.Popen(
@@ -160,10 +171,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def s3() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    """The endpoint of moto's S3."""
+    with mock_aws():
+        yield "https://s3.us-east-1.amazonaws.com"

@@ -100,9 +100,9 @@ def test_the_document_has_every_route(client: TestClient) -> None:
         for method in route.methods
     ]
     assert sorted(guarded) == sorted((method, path) for method, path, _ in operations(document))
-    assert {
-        route.path for route in _routes(app) if not isinstance(route, Guarded)
-    } <= PUBLIC, "a route without a role"
+    assert {route.path for route in _routes(app) if not isinstance(route, Guarded)} <= PUBLIC, (
+        "a route without a role"
+    )
 
 
 def _routes(app: Any) -> Iterator[Any]:
