@@ -24,7 +24,7 @@ _HEADERS = {
 
 
 class Bounded:
-    """Refuses bodies that are too long or of unknown length, and more requests than there may be."""
+    """Refuses bodies too long or of unknown length, and more requests than there may be."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app, self._limits = app, limits

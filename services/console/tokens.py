@@ -1,4 +1,4 @@
-"""Short-lived tokens of the estate's own issuer: for a rehearsal, and until there is another one."""
+"""Short-lived tokens of the estate's own issuer, which a rehearsal has."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from services.console.settings import Catalogue, secret
 NAME = "catalogue"
 DIGEST = r"^[0-9a-f]{64}$"
 PHASH = r"^[0-9a-f]{16}$"
-_COLUMNS = (
-    "sha256 bucket key name device received_at stored_at content_type bytes width height "
-    "original_type original_bytes original_width original_height phash mean std sharpness entropy "
-    "model"
-).split()
+_COLUMNS = """
+    sha256 bucket key name device received_at stored_at content_type bytes width height
+    original_type original_bytes original_width original_height phash mean std sharpness entropy
+    model
+""".split()  # noqa: SIM905
 _SELECTED = sql.SQL(", ").join(sql.Identifier("images", one) for one in _COLUMNS)
 
 

@@ -57,7 +57,7 @@ class GroupSummary(BaseModel):
 
 
 class Lag(BaseModel):
-    """How far a group is behind in a partition; `lag` is null where the partition has no end now."""
+    """How far a group is behind in a partition; `lag` is null where that is gone."""
 
     topic: str
     partition: int
@@ -85,7 +85,7 @@ class KafkaLake:
         self._made: tuple[str, AdminClient] | None = None
 
     def _client(self) -> AdminClient:
-        """The client with the password as it is now: one that was replaced ends the former client."""
+        """The client, made anew when the password was replaced."""
         password = secret(self._settings.password)
         with self._lock:
             if self._made is None or self._made[0] != password:
