@@ -28,6 +28,9 @@ class Version(Model):
     built: str | None = Field(
         default=None, min_length=1, description="the rehearsal's tag, where it is another"
     )
+    unpinned: str | None = Field(
+        default=None, min_length=8, description="why an image that nobody builds has no digest"
+    )
 
     @property
     def rehearsed(self) -> tuple[str, str]:
@@ -70,7 +73,7 @@ def agree(recipes: Mapping[str, tuple[str, str]], path: Path = VERSIONS) -> None
         f"{_short(path)}: images.{key}: no recipe builds it and it has no digest to pull it by; "
         f"{_nearest(key, recipes)}"
         for key, entry in found.items()
-        if key not in recipes and entry.digest is None
+        if key not in recipes and entry.digest is None and entry.unpinned is None
     ]
     if problems:
         raise ConfigError(problems)
