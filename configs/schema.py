@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from components.console.config import ConsoleConfig, kafka_problems
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.mongodb_config import MongodbConfig, postgres_problems
@@ -107,6 +108,7 @@ class Environment(Model):
     mongodb: MongodbConfig | None = None
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     transfer: TransferConfig | None = None
+    console: ConsoleConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
@@ -136,6 +138,8 @@ class Environment(Model):
                 ]
             )
         refuse(self._documents())
+        if self.console is not None:
+            refuse(kafka_problems(self.kafka))
         return self
 
     def _documents(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import pulumi
 
 from components.model import MissingImage
 from configs.errors import ConfigError
-from stacks import datalake, documents, foundation, lifetimes, monitoring, realtime, simulated
+from stacks import console, datalake, documents, foundation, lifetimes, monitoring, realtime, simulated
 from stacks.context import Context, from_pulumi, json_list
 
 
@@ -30,8 +30,11 @@ def compose(context: Context) -> None:
     platform = foundation.deploy(context, namespaces, monitors)
     # The slowest first: what is created first is also started first.
     databases = datalake.deploy_postgres(context, platform, monitors)
-    datalake.deploy_kafka(context, platform, monitors)
-    documents.deploy(context, platform, databases, monitors)
+    kafka = datalake.deploy_kafka(context, platform, monitors)
+    mongodb = documents.deploy(context, platform, databases, monitors)
+    console.deploy(
+        context, platform, monitors, kafka=kafka, documents=mongodb, databases=databases
+    )
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
