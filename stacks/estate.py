@@ -6,7 +6,16 @@ import pulumi
 
 from components.model import MissingImage
 from configs.errors import ConfigError
-from stacks import console, datalake, documents, foundation, lifetimes, monitoring, realtime, simulated
+from stacks import (
+    console,
+    datalake,
+    documents,
+    foundation,
+    lifetimes,
+    monitoring,
+    realtime,
+    simulated,
+)
 from stacks.context import Context, from_pulumi, json_list
 
 
@@ -32,9 +41,7 @@ def compose(context: Context) -> None:
     databases = datalake.deploy_postgres(context, platform, monitors)
     kafka = datalake.deploy_kafka(context, platform, monitors)
     mongodb = documents.deploy(context, platform, databases, monitors)
-    console.deploy(
-        context, platform, monitors, kafka=kafka, documents=mongodb, databases=databases
-    )
+    console.deploy(context, platform, monitors, kafka=kafka, documents=mongodb, databases=databases)
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)

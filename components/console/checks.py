@@ -40,7 +40,7 @@ def console_checks(
         "key": secret(TOKEN_SECRET, "tls.key"),
     }
     own, *others = settings["issuers"]
-    everybody = {**own, "roles": {role: "admin" for role in ("viewer", "operator", "admin")}}
+    everybody = {**own, "roles": dict.fromkeys(("viewer", "operator", "admin"), "admin")}
     deaf = {**settings, "issuers": [{**own, "audience": "nobody"}, *others]}
     cut_off = {
         **settings,

@@ -393,9 +393,7 @@ class Console(Component):
             port = asked.store.target_port
             found.append(Flow(source=self.pods, target=asked.store.pods, ports=[port]))
         if asked.postgres is not None:
-            found.append(
-                Flow(source=self.pods, target=asked.postgres.pods, ports=[POSTGRES_PORT])
-            )
+            found.append(Flow(source=self.pods, target=asked.postgres.pods, ports=[POSTGRES_PORT]))
         if any(one.jwks_url is not None for one in self._config.issuers):
             found.append(Flow(source=self.pods, target=OUTSIDE, ports=[443]))
         return found

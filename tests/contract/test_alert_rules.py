@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from components.console.config import ConsoleConfig
+from components.console.rules import console_rules
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
@@ -24,10 +26,13 @@ POSTGRES = PostgresConfig.model_validate(
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
+    "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
     "strimzi": strimzi_rules(),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
+CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
+CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
 
 
 def expires(name: str) -> str:
@@ -93,6 +98,22 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
                 'query="pgpool_writable"}': 1,
             },
             True,
+        ),
+        ("console", "ConsoleDown", {CONSOLE_UP: 0}, True),
+        ("console", "ConsoleDown", {CONSOLE_UP: 1}, False),
+        ("console", "ConsoleReplicasMissing", {CONSOLE_UP: 1}, True),
+        (
+            "console",
+            "ConsoleReplicasMissing",
+            {CONSOLE_UP: 1, CONSOLE_UP.replace("console-a", "console-b"): 1},
+            False,
+        ),
+        ("console", "ConsoleBackendAway", {CONSOLE_BACKEND: 0}, True),
+        (
+            "console",
+            "ConsoleBackendAway",
+            {CONSOLE_BACKEND: 0, CONSOLE_BACKEND.replace("console-a", "console-b"): 1},
+            False,
         ),
         (
             "strimzi",
