@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from components.console.config import ConsoleConfig, kafka_problems
 from components.datalake import pipeline_config, transfer_config
 from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
@@ -115,6 +116,7 @@ class Environment(Model):
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
     rook: RookConfig = RookConfig()
+    console: ConsoleConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
@@ -153,6 +155,8 @@ class Environment(Model):
                 ]
             )
         refuse(self._documents())
+        if self.console is not None:
+            refuse(kafka_problems(self.kafka))
         return self
 
     def _documents(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import pulumi
 from components.model import MissingImage
 from configs.errors import ConfigError
 from stacks import (
+    console,
     datalake,
     documents,
     foundation,
@@ -45,6 +46,7 @@ def compose(context: Context) -> None:
     mongodb = documents.deploy(context, platform, databases, monitors)
     transfer.deploy(context, platform, monitors, store, kafka)
     pipeline.deploy(context, platform, monitors, store, kafka, mongodb, databases)
+    console.deploy(context, platform, monitors, kafka=kafka, documents=mongodb, databases=databases)
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)

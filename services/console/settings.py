@@ -61,13 +61,15 @@ class Documents(_Strict):
 
 
 class Objects(_Strict):
-    """S3; `buckets` are those that are shown: a user is told of his own buckets alone."""
+    """S3; `buckets` are those that are shown (a user is told of his own alone), each with the bytes
+    that its owner may have in all of his together, if that is bounded.
+    """
 
     endpoint: str
     region: str = "us-east-1"
     access_key: Path
     secret_key: Path
-    buckets: list[str] = Field(min_length=1)
+    buckets: dict[str, int | None] = Field(default_factory=dict)
     images: str = "images"
     datasets: str = "datasets"
 

@@ -26,6 +26,7 @@ class Quota(BaseModel):
 
     bytes: int | None
     objects: int | None
+    owner_bytes: int | None = Field(description="declared: of all buckets of its owner together")
 
 
 class Bucket(BaseModel):
@@ -100,7 +101,7 @@ class ObjectLake:
                     raise NotFound(f"no bucket is called {name}") from None
                 if _code(error) not in _REFUSED:
                     raise
-                return _closed(name)
+                return self._closed(name)
             headers = head["ResponseMetadata"]["HTTPHeaders"]
             return Bucket(
                 name=name,
@@ -110,10 +111,22 @@ class ObjectLake:
                 quota=Quota(
                     bytes=_count(headers, "x-rgw-quota-bucket-size"),
                     objects=_count(headers, "x-rgw-quota-bucket-objects"),
+                    owner_bytes=self._settings.buckets[name],
                 ),
                 versioning=_versioned(client, name),
                 lifecycle_rules=_rules(client, name),
             )
+
+    def _closed(self, name: str) -> Bucket:
+        return Bucket(
+            name=name,
+            readable=False,
+            objects=None,
+            bytes=None,
+            quota=Quota(bytes=None, objects=None, owner_bytes=self._settings.buckets[name]),
+            versioning=None,
+            lifecycle_rules=None,
+        )
 
     # -- objects -------------------------------------------------------------------------------
 
@@ -181,18 +194,6 @@ def _code(error: ClientError) -> str:
 def _count(headers: dict[str, str], name: str) -> int | None:
     value = headers.get(name)
     return int(value) if value is not None and int(value) >= 0 else None
-
-
-def _closed(name: str) -> Bucket:
-    return Bucket(
-        name=name,
-        readable=False,
-        objects=None,
-        bytes=None,
-        quota=Quota(bytes=None, objects=None),
-        versioning=None,
-        lifecycle_rules=None,
-    )
 
 
 def _versioned(client: Any, bucket: str) -> bool | None:

@@ -107,7 +107,7 @@ def api(
             "endpoint": s3,
             "access_key": str(tmp_path / "access-key"),
             "secret_key": str(tmp_path / "secret-key"),
-            "buckets": ["images", "datasets", "missing"],
+            "buckets": {"images": 1 << 30, "datasets": None, "missing": None},
         },
         "uploads": {"url": "https://transfer/files/", "key": str(tmp_path / "upload.key")},
     }
@@ -222,7 +222,7 @@ def test_buckets(api: TestClient, bearer: Headers) -> None:
     images = api.get("/api/v1/buckets/images", headers=bearer("viewer")).json()
     assert images["readable"] and images["versioning"] is False and images["lifecycle_rules"] == 0
     # Only radosgw counts.
-    assert images["bytes"] is None
+    assert images["bytes"] is None and images["quota"]["owner_bytes"] == 1 << 30
     assert api.get("/api/v1/buckets/missing", headers=bearer("viewer")).status_code == 404
     assert api.get("/api/v1/buckets/backup", headers=bearer("viewer")).status_code == 404
 
@@ -291,9 +291,9 @@ def test_one_backend_that_is_away_is_the_only_one(
 
 
 def test_the_console_cannot_write(postgres: dict[str, Any], tmp_path: Path) -> None:
-    with psycopg.connect(postgres["owner"].replace("owner", "console")) as session:
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            session.execute("DELETE FROM images")
+    session = psycopg.connect(postgres["owner"].replace("owner", "console"))
+    with session, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute("DELETE FROM images")
 
 
 def test_names_are_quoted_in_paths(api: TestClient, bearer: Headers) -> None:

@@ -1,0 +1,23 @@
+"""`./estate token`: a short-lived token of a rehearsal's own issuer."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from components.console.config import TOKEN_SECRET
+from rehearsal.errors import UsageError
+from rehearsal.rehearsal import Rehearsal
+from rehearsal.upload import secret
+from services.console import tokens
+from services.console.settings import ROLES, Role
+
+
+def run(*, name: str, role: str, subject: str) -> int:
+    """Print a token for the console."""
+    if role not in ROLES:
+        raise UsageError("--role", repr(role), f"use one of {', '.join(ROLES)}")
+    rehearsal = Rehearsal(name)
+    rehearsal.required()
+    key = secret(rehearsal, TOKEN_SECRET, "tls.key")
+    print(tokens.issue(key, subject, cast(Role, role)))
+    return 0
