@@ -132,7 +132,6 @@ class Environment(Model):
             text = "no package has Strimzi's operator, so none can be built: take `statefulset`"
             refuse([problem("kafka.implementation", "strimzi", text)])
         refuse(self._transfer_problems())
-        refuse(self._pipeline_problems())
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [
@@ -144,6 +143,7 @@ class Environment(Model):
                 ]
             )
         refuse(self._documents())
+        refuse(self._pipeline_problems())
         return self
 
     def _documents(self) -> list[dict[str, Any]]:
