@@ -143,7 +143,6 @@ class Environment(Model):
                 )
                 refuse([problem(f"{key}.implementation", operator, text)])
         refuse(self._transfer_problems())
-        refuse(self._pipeline_problems())
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [
@@ -157,6 +156,7 @@ class Environment(Model):
         refuse(self._documents())
         if self.console is not None:
             refuse(kafka_problems(self.kafka))
+        refuse(self._pipeline_problems())
         return self
 
     def _documents(self) -> list[dict[str, Any]]:
