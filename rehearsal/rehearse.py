@@ -105,8 +105,8 @@ def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
         api = Api(rehearsal.kubeconfig)
         if not good:
             said = f"{errors(events) or 'see above'}; what depends on it was not made, nor judged"
-            found = [row for row in _settled(rehearsal, api) if row.state == "failed"]
-            return [replace(accepted, state="failed", detail=said), *found]
+            others = [row for row in _settled(rehearsal, api) if row.state == "failed"]
+            return [replace(accepted, state="failed", detail=said), *others]
         # What is stored is compared before anything is added to it.
         rows += verify.drift_rows(rehearsal, api, state)
         lacking = placeholders.missing(api, state.outputs.get("expected_pods") or [])

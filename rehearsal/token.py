@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from components.console.config import TOKEN_SECRET
+from rehearsal.access import lake_secret
 from rehearsal.errors import UsageError
 from rehearsal.rehearsal import Rehearsal
-from rehearsal.upload import secret
 from services.console import tokens
-from services.console.settings import ROLES, Role
+from services.console.settings import ROLES
 
 
 def run(*, name: str, role: str, subject: str) -> int:
@@ -18,6 +16,6 @@ def run(*, name: str, role: str, subject: str) -> int:
         raise UsageError("--role", repr(role), f"use one of {', '.join(ROLES)}")
     rehearsal = Rehearsal(name)
     rehearsal.required()
-    key = secret(rehearsal, TOKEN_SECRET, "tls.key")
-    print(tokens.issue(key, subject, cast(Role, role)))
+    key = lake_secret(rehearsal, TOKEN_SECRET, "tls.key")
+    print(tokens.issue(key, subject, role))
     return 0
