@@ -12,6 +12,9 @@ ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
 """From the one who may least; each may what those before it may."""
 
 
+_OWN: dict[str, Role] = {role: role for role in ROLES}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +36,7 @@ class Issuer(_Strict):
     certificate: Path | None = None
     trust: Path | None = None
     role_claim: str = Field(default="roles", min_length=1)
-    roles: dict[str, Role] = Field(default_factory=lambda: {role: role for role in ROLES})
+    roles: dict[str, Role] = Field(default_factory=lambda: _OWN.copy())
 
     @model_validator(mode="after")
     def _one_source(self) -> Issuer:

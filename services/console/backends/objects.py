@@ -46,8 +46,9 @@ class ObjectLake:
 
     name = NAME
 
-    def __init__(self, settings: Objects, trust: str, timeout_s: float) -> None:
-        self._settings, self._trust, self._timeout = settings, trust, timeout_s
+    def __init__(self, settings: Objects, trust: str | None, timeout_s: float) -> None:
+        self._settings, self._timeout = settings, timeout_s
+        self._trust: str | None = trust
         self._lock = threading.Lock()
         self._made: tuple[tuple[str, str], Any] | None = None
 

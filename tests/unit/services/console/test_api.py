@@ -125,7 +125,8 @@ def api(
 
     def lake(read: Settings) -> Lake:
         made = Lake(read)
-        made._objects and setattr(made._objects, "_trust", None)  # Amazon's, not the estate's
+        if made._objects is not None:
+            made._objects._trust = None  # Amazon's, not the estate's
         made._catalogue = ImageCatalogue(catalogue, None, 5)  # no TLS on this machine's loopback
         return made
 
