@@ -76,7 +76,7 @@ def _denies_all(policy: Subject) -> bool:
 
 # -- values of secrets -----------------------------------------------------------------------------
 
-_PUBLIC = re.compile(r"(^|[._-])(username|user|crt|cert|pub)$")
+_PUBLIC = re.compile(r"(^|[._-])(username|user|access-key|crt|cert|pub)$")
 _SHORTEST = 8
 """Characters: shorter ones are found everywhere by chance."""
 
