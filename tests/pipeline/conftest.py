@@ -51,11 +51,20 @@ def server() -> Iterator[str]:
         if root:
             os.chown(folder, NOBODY, NOBODY)
         plain = {"capture_output": True, "text": True, "cwd": folder, "check": False, **user}
-        initdb = [str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "test", "--no-sync"]
+        initdb: list[Any] = [
+            programs / "initdb",
+            "-D",
+            data,
+            "-A",
+            "trust",
+            "-U",
+            "test",
+            "--no-sync",
+        ]
         done = subprocess.run([*initdb, "-E", "UTF8", "--locale", "C"], **plain)
         assert done.returncode == 0, done.stderr
         options = f"-c listen_addresses='' -c fsync=off -k {folder}"
-        control = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
+        control: list[Any] = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
         done = subprocess.run([*control, "-o", options, "start"], **plain)
         assert done.returncode == 0, (folder / "log").read_text()
         try:
