@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pulumi
 
 from components.console.config import CATALOGUE, USER
 from components.console.console import Backends, Console
+from components.datalake.ceph_config import CephConfig
+from components.datalake.ceph_users import GIB
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.mongodb_cluster import MongodbCluster
 from components.datalake.object_store import ObjectStore
@@ -28,14 +28,10 @@ def deploy(
     kafka: KafkaCluster | None = None,
     documents: MongodbCluster | None = None,
     store: ObjectStore | None = None,
-    buckets: Mapping[str, int | None] | None = None,
     databases: Databases | None = None,
     transfer: Transfer | None = None,
 ) -> Console | None:
-    """The console, where the environment declares it.
-
-    `buckets` are the buckets of `store` with the bytes that the owner of each may have.
-    """
+    """The console, where the environment declares it."""
     config = context.environment.console
     if config is None:
         return None
@@ -56,7 +52,7 @@ def deploy(
             kafka=kafka,
             documents=documents,
             store=store,
-            buckets=dict(buckets or {}),
+            buckets=_buckets(context.environment.ceph),
             postgres=catalogue.postgres if catalogue is not None else None,
             upload_url=TRANSFER_URL if transfer is not None else None,
             upload_secret=transfer.token_secret if transfer is not None else None,
@@ -71,6 +67,18 @@ def deploy(
     context.links["console"] = console.url
     pulumi.export("console", {"url": console.url, "token_secret": console.token_secret})
     return console
+
+
+def _buckets(ceph: CephConfig | None) -> dict[str, int | None]:
+    """The buckets that it may read, with the bytes that the owner of each may have."""
+    if ceph is None:
+        return {}
+    quotas = {user.name: user.quota_gib for user in ceph.users}
+    return {
+        bucket.name: gib * GIB if (gib := quotas[bucket.owner]) is not None else None
+        for bucket in ceph.buckets
+        if any(grant.user == USER for grant in bucket.grants)
+    }
 
 
 def _reads(postgres: PostgresConfig) -> bool:
