@@ -16,6 +16,6 @@ def run(*, name: str, role: str, subject: str) -> int:
         raise UsageError("--role", repr(role), f"use one of {', '.join(ROLES)}")
     rehearsal = Rehearsal(name)
     rehearsal.required()
-    key = lake_secret(rehearsal, TOKEN_SECRET, "tls.key")
+    key = lake_secret(rehearsal, TOKEN_SECRET, "tls.key").encode()
     print(tokens.issue(key, subject, role))
     return 0

@@ -227,7 +227,7 @@ class Console(Component):
         }
         found = [own] if self._config.own_issuer else []
         for i, one in enumerate(self._config.issuers):
-            source = (
+            source: dict[str, Any] = (
                 {"jwks_url": one.jwks_url}
                 if one.jwks is None
                 else {"jwks_file": f"{_ROOT}/config/jwks-{i}.json"}

@@ -110,7 +110,7 @@ def roles(ctx: ProbeContext, *, url: str, ca: Secret, key: Secret) -> str:
             status, _ = door.ask(method, path, token)
             assert status == 401, f"{method} {path} {who}: {status}, not 401"
             refusals += 1
-        for role in ROLES[: ROLES.index(least)]:  # type: ignore[arg-type]
+        for role in ROLES[: ROLES.index(least)]:
             status, _ = door.ask(method, path, by_role[role])
             assert status == 403, f"{method} {path} as {role}: {status}, not 403"
             refusals += 1
@@ -165,12 +165,12 @@ def replicas(
     replicas: int,
 ) -> str:
     """Each replica answers under the service's name, by its own address."""
-    pods = ctx.core.list_namespaced_pod(namespace, label_selector=selector).items
-    running = [pod for pod in pods if pod.metadata.deletion_timestamp is None]
+    pods = ctx.core.list_namespaced_pod(namespace, label_selector=selector).to_dict()["items"]
+    running = [pod for pod in pods if pod["metadata"]["deletion_timestamp"] is None]
     assert len(running) == replicas, f"{len(running)} pods, not {replicas}"
     made = tokens.issue(ctx.secret(key), "verify-replicas", "viewer")
     for pod in running:
-        door = _Door(ctx, url, ca, pod.status.pod_ip)
+        door = _Door(ctx, url, ca, pod["status"]["pod_ip"])
         status, _ = door.ask("GET", "/api/v1/whoami", made)
-        assert status == 200, f"{pod.metadata.name}: {status}"
+        assert status == 200, f"{pod['metadata']['name']}: {status}"
     return f"{len(running)} replicas answer"
