@@ -48,8 +48,6 @@ _CONSOLE = (
     "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
     "pydantic\npyjwt\npymongo\nuvicorn\n"
 )
-_ANNOTATION = "supervisely\nbotocore\n"
-_SCHEMATHESIS = "schemathesis\n"
 _BY = "made by: ./estate tools lock"
 
 
