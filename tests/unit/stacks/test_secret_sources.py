@@ -110,6 +110,27 @@ def test_an_engine_of_version_1_is_named_as_the_mistake(vault: Vault) -> None:
     assert "not the answer of a KV engine of version 2" in refused(vault_ref())
 
 
+def test_the_token_does_not_go_where_vault_sends_on(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as other:
+        other.secrets = dict(vault.secrets)
+        vault.sends_on = other.address.replace("//", "//me:hunter2@")
+        said = refused(vault_ref())
+        assert f"sends on to {other.address}, where no token is sent; export" in said
+        assert not other.asked
+
+
+@pytest.mark.parametrize("address", ["http://me:hunter2@127.0.0.1:1", "me:hunter2@far", "hunter2"])
+def test_the_password_in_an_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("VAULT_ADDR", address)
+    monkeypatch.setenv("VAULT_TOKEN", TOKEN)
+    said = refused(vault_ref())
+    assert "does not answer" in said and "hunter2" not in said
+
+
 def test_a_silent_vault_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secret_sources, "TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as never_answers:
