@@ -103,13 +103,21 @@ class SecretSources:
             )
         path = self._folder / name
         try:
-            text = path.read_text(encoding="utf-8").rstrip("\n")
+            if not path.resolve().is_relative_to(self._folder.resolve()):
+                raise ConfigError(f"{path}: leads out of the secrets folder; put the file into it")
+            text = path.read_text(encoding="utf-8").removesuffix("\n")
         except OSError as error:
             raise ConfigError(
                 f"{path}: {error.strerror}; ./estate up makes the rehearsal's secrets"
             ) from None
-        if not text or "\n" in text:
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: is no text in UTF-8; store it as such") from None
+        except (ValueError, RuntimeError):  # a NUL in the name, links in a circle
+            raise ConfigError(f"secret file {name!r}: no name of a file; mend it") from None
+        if not text.strip() or len(text.splitlines()) > 1:
             raise ConfigError(f"{path}: one line with the secret is expected")
+        if text != text.strip():
+            raise ConfigError(f"{path}: blanks around the secret; remove them")
         return text
 
 

@@ -55,6 +55,42 @@ def refused(ref: SecretRef, sources: SecretSources | None = None) -> str:
     return text
 
 
+# -- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff" + VALUE.encode(), "no text in UTF-8"),
+        (b" ", "one line with the secret"),
+        (b"", "one line with the secret"),
+        (VALUE.encode() + b"\nmore", "one line with the secret"),
+        (VALUE.encode() + b" \n", "blanks around the secret; remove them"),
+        (VALUE.encode() + b"\r\n", "blanks around the secret; remove them"),
+    ],
+)
+def test_a_file_that_is_no_line_of_text_is_refused(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "one").write_bytes(content)
+    assert words in refused(SecretRef(file="one"), SecretSources(tmp_path))
+
+
+def test_a_file_is_read_in_the_folder_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text(VALUE)
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "inside").write_text(VALUE + "\n")
+    (folder / "link").symlink_to("inside")
+    (folder / "out").symlink_to("../outside")
+    sources = SecretSources(folder)
+    assert sources.read(SecretRef(file="inside")) == sources.read(SecretRef(file="link")) == VALUE
+    assert "leads out of the secrets folder" in refused(SecretRef(file="out"), sources)
+    assert "No such file" in refused(SecretRef(file="gone"), sources)
+    nul = SecretRef.model_construct(file="a\0b")
+    assert "no name of a file" in refused(nul, sources)
+
+
 # -- Vault ---------------------------------------------------------------------------------------
 
 
