@@ -259,7 +259,7 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
 
     `name` stands in messages for the origin of a mapping. Raises ConfigError.
     """
-    others: list[str] = []
+    others: dict[str, Any] = {}
     if isinstance(source, Mapping):
         origin, values = name or CONFIG_KEY, dict(source)
     else:
@@ -281,6 +281,14 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
     if strange := [key for key in others if key not in known]:
         raise ConfigError(
             [f"{origin}: config.{key}: unknown key; no secret refers to it" for key in strange]
+        )
+    if plain := [key for key, value in others.items() if not _encrypted(value)]:
+        raise ConfigError(
+            [
+                f"{origin}: config.{key}: in clear, where a secret refers to it; "
+                f"pulumi config set --secret {key}"
+                for key in plain
+            ]
         )
     return environment
 
@@ -341,7 +349,12 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _encrypted(value: Any) -> bool:
+    """Whether Pulumi wrote it with --secret: a mapping of nothing but `secure`."""
+    return isinstance(value, dict) and set(value) == {"secure"} and bool(value["secure"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The environment in a file, and the other keys of the project beside it."""
     short = _short(path)
     try:
@@ -369,7 +382,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
             raise ConfigError(f"{short}: config.{near[0]}: unknown key; did you mean {CONFIG_KEY}?")
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{short}: config.{CONFIG_KEY}: {problems.shown(values, hidden=True)} is not allowed: a mapping is required"
+            f"{short}: config.{CONFIG_KEY}: {problems.shown(values, hidden=True)} is not allowed: "
+            "a mapping is required"
         )
-    keys = [str(key) for key in config or ()]
-    return values, [key for key in keys if key.startswith("estate:") and key != CONFIG_KEY]
+    others = {str(key): value for key, value in (config or {}).items() if key != CONFIG_KEY}
+    return values, {key: value for key, value in others.items() if key.startswith("estate:")}

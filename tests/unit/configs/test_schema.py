@@ -279,8 +279,19 @@ def test_a_key_beside_the_environment_must_be_a_secret_of_it(
     with pytest.raises(ConfigError, match=r"config\.estate:device: unknown key"):
         load(file)
     values["mosquitto"]["users"][0]["password"] = {"pulumi": "device"}
-    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": {}}}))
+    secure = {"secure": "v1:abc="}
+    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": secure}}))
     assert load(file).mosquitto is not None
+
+
+@pytest.mark.parametrize("value", [LEAKED, {"secure": ""}, {"secure": "x", "plain": LEAKED}, None])
+def test_a_secret_of_pulumi_must_be_encrypted(tmp_path: Path, values: Values, value: Any) -> None:
+    file = tmp_path / "Pulumi.test.yaml"
+    values["mosquitto"]["users"][0]["password"] = {"pulumi": "device"}
+    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": value}}))
+    with pytest.raises(ConfigError, match=r"device: in clear.*config set --secret") as caught:
+        load(file)
+    assert LEAKED not in str(caught.value)
 
 
 def test_a_mistyped_key_comes_before_what_is_missing_for_it(values: Values) -> None:

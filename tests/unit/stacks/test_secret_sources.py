@@ -66,7 +66,6 @@ def refused(ref: SecretRef, sources: SecretSources | None = None) -> str:
         (b"", "one line with the secret"),
         (VALUE.encode() + b"\nmore", "one line with the secret"),
         (VALUE.encode() + b" \n", "blanks around the secret; remove them"),
-        (VALUE.encode() + b"\r\n", "blanks around the secret; remove them"),
     ],
 )
 def test_a_file_that_is_no_line_of_text_is_refused(
