@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from components.console.config import ConsoleConfig, kafka_problems
 from components.datalake import pipeline_config, transfer_config
 from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
@@ -115,6 +116,7 @@ class Environment(Model):
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
     rook: RookConfig = RookConfig()
+    console: ConsoleConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
 
@@ -141,7 +143,6 @@ class Environment(Model):
                 )
                 refuse([problem(f"{key}.implementation", operator, text)])
         refuse(self._transfer_problems())
-        refuse(self._pipeline_problems())
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [
@@ -153,6 +154,9 @@ class Environment(Model):
                 ]
             )
         refuse(self._documents())
+        if self.console is not None:
+            refuse(kafka_problems(self.kafka))
+        refuse(self._pipeline_problems())
         return self
 
     def _documents(self) -> list[dict[str, Any]]:

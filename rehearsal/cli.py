@@ -269,6 +269,16 @@ def upload(
         )
 
 
+@app.command(rich_help_panel="The estate")
+def token(
+    name: Name = "local",
+    role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "viewer",
+    subject: Annotated[str, typer.Option(help="Whom it speaks for.")] = "estate",
+) -> None:
+    """Print a token for the lake's REST API, good for 15 minutes."""
+    _call("rehearsal.token:run", name=name, role=role, subject=subject)
+
+
 @app.command(rich_help_panel="Machine")
 def doctor(
     as_json: AsJson = False,

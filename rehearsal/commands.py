@@ -55,7 +55,8 @@ def status(name: str, as_json: bool) -> int:
         console.table("Not rehearsed", ("what", "why"), NOT_REHEARSED)
     where_to_click(rehearsal, ports)
     if dead:
-        console.warn(f"stopped: {', '.join(dead)}; ./estate up --name {name} starts them again")
+        again = "starts them again" if record.stack == LOCAL else "makes it anew"
+        console.warn(f"stopped: {', '.join(dead)}; {rehearsal.up_command} {again}")
     return 1 if dead else 0
 
 

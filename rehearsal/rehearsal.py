@@ -265,6 +265,27 @@ class Rehearsal:
                 [Route("kubernetes-api", self.api_port, f"{sandbox.NODE_IP}:{_API_INSIDE}")]
             )
         self.wait_ready(self._api_answers, "Kubernetes API", 60)
+        self.wait_ready(lambda: self._controllers_work(plane), "kube-controller-manager", 120)
+
+    def _controllers_work(self, plane: ControlPlane) -> bool:
+        """Whether every part runs and controllers have begun to work; dead ones are started again.
+
+        kwokctl calls a cluster ready when its API answers. On a busy machine that takes longer
+        than the controller manager waits for it: it has ended by then, or ends a little later.
+        """
+        if not all(plane.running().values()):
+            plane.start()
+            return False
+        api = Api(self.kubeconfig)
+        try:
+            # A controller publishes it, as soon as controllers run.
+            return api.get(api.path("v1", "ConfigMap", "default", "kube-root-ca.crt")) is not None
+        except ApiError:
+            return False
+
+    def stopped(self) -> list[str]:
+        """The names of its processes that have ended."""
+        return [name for name, alive in self.processes().items() if not alive]
 
     def _api_answers(self) -> bool:
         """Whether the API lists something: it does not yet when an `up` was interrupted here."""

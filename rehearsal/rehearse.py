@@ -93,13 +93,20 @@ def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
     events = rehearsal.folder / "logs" / "pulumi-events.jsonl"
     good = pulumi.up(refresh=False, events=events)
     accepted = Row("rehearse.accepted", "the API server takes every object", "passed", "")
-    if not good:
-        return [replace(accepted, state="failed", detail=errors(events) or "see above")]
+    if dead := rehearsal.stopped():
+        # What it would have answered for fails with words that lead astray.
+        raise EstateError(
+            f"process {dead[0]}", "has ended", f"see {rehearsal.folder / 'kwok'}; run it again"
+        )
     state = pulumi.state()
     count = sum(one["type"].startswith("kubernetes:") for one in state.resources)
     rows = [replace(accepted, detail=f"{count} objects")]
     try:
         api = Api(rehearsal.kubeconfig)
+        if not good:
+            said = f"{errors(events) or 'see above'}; what depends on it was not made, nor judged"
+            others = [row for row in _settled(rehearsal, api) if row.state == "failed"]
+            return [replace(accepted, state="failed", detail=said), *others]
         # What is stored is compared before anything is added to it.
         rows += verify.drift_rows(rehearsal, api, state)
         lacking = placeholders.missing(api, state.outputs.get("expected_pods") or [])

@@ -191,8 +191,8 @@ def _views(chance: random.Random) -> Iterator[Image.Image]:
     """Parts of photographs, turned and mirrored, no two of which look alike."""
     opened = []
     for path in photographs():
-        with Image.open(path) as image:
-            opened.append(image.convert("RGB"))
+        with Image.open(path) as photograph:
+            opened.append(photograph.convert("RGB"))
     hashes = np.empty(0, dtype=np.uint64)
     while True:
         image = chance.choice(opened)

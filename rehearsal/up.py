@@ -249,6 +249,8 @@ def _pulumi_up(rehearsal: Rehearsal) -> State:
     except ApiError as error:
         raise EstateError("Kubernetes API", str(error)[:200], "run up again") from None
     if not good:
+        if dead := rehearsal.stopped():
+            raise EstateError(f"process {dead[0]}", "has ended meanwhile", "run up again")
         raise EstateError("pulumi up", "failed, as shown above", "mend it and run up again")
     return state
 

@@ -7,6 +7,7 @@ import pulumi
 from components.model import MissingImage
 from configs.errors import ConfigError
 from stacks import (
+    console,
     datalake,
     documents,
     foundation,
@@ -43,8 +44,18 @@ def compose(context: Context) -> None:
     store = datalake.deploy_ceph(context, platform, monitors)
     kafka = datalake.deploy_kafka(context, platform, monitors)
     mongodb = documents.deploy(context, platform, databases, monitors)
-    transfer.deploy(context, platform, monitors, store, kafka)
+    images = transfer.deploy(context, platform, monitors, store, kafka)
     pipeline.deploy(context, platform, monitors, store, kafka, mongodb, databases)
+    console.deploy(
+        context,
+        platform,
+        monitors,
+        kafka=kafka,
+        documents=mongodb,
+        store=store,
+        databases=databases,
+        transfer=images,
+    )
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)

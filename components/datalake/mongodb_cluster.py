@@ -16,12 +16,14 @@ class MongodbCluster(Component):
     """MongoDB's protocol for SCRAM-SHA-256 clients, whoever serves it.
 
     `url` is what they connect to over TLS (verified by the estate's CA; users are in database
-    `admin`), with the options that the implementation needs and without credentials; `users` maps a
+    `admin`), with the options that the implementation needs and without credentials, `address` the
+    same as text that is known before; `users` maps a
     name to its Secret's name (keys `username`, `password`); `pods` are what a client's flow leads
     to; `ready` holds the resources after which the declared users exist.
     """
 
     url: pulumi.Output[str]
+    address: str
     host: str
     port: int
     users: dict[str, pulumi.Output[str]]
@@ -61,6 +63,7 @@ class MongodbCluster(Component):
         self.ready = ready
         self.host, self.port = f"{self._name}.{self._namespace_name}.svc.cluster.local", PORT
         url = f"mongodb://{self.host}:{PORT}/?tls=true{options}"
+        self.address = url
         self.url = pulumi.Output.all(*(resource.urn for resource in ready)).apply(lambda _: url)
         self.users = {
             user: secret.metadata.apply(lambda m: str(m.name)) for user, secret in secrets.items()

@@ -42,6 +42,7 @@ from components.workload import (
     prometheus_rule,
     service_account,
     service_dns,
+    waive,
 )
 
 
@@ -248,6 +249,9 @@ class Pipeline(Component):
         depends_on: Sequence[pulumi.Resource],
     ) -> k8s.apps.v1.Deployment:
         name = self._name
+        reasons = {
+            "kube-score.deployment-replicas": "Dagster's daemon must be one; images wait for it"
+        }
         spec = pods.dagster_pod(
             name,
             self._config,
@@ -259,7 +263,7 @@ class Pipeline(Component):
         )
         return k8s.apps.v1.Deployment(
             name,
-            metadata=meta(name, self._namespace, self._selector),
+            metadata=meta(name, self._namespace, self._selector, waive(reasons)),
             spec=k8s.apps.v1.DeploymentSpecArgs(
                 replicas=1,
                 # Two daemons would start every run twice.

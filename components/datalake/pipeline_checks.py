@@ -8,7 +8,13 @@ from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to
 from components.datalake import pipeline_files as files
 from components.datalake.mongodb_cluster import MongodbCluster
 from components.datalake.object_store import ObjectStore
-from components.datalake.pipeline_config import CATALOGUE, PORT, READER, VERIFY_USER
+from components.datalake.pipeline_config import (
+    CATALOGUE,
+    CODE_SOCKET,
+    PORT,
+    READER,
+    VERIFY_USER,
+)
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import PORT as POSTGRES_PORT
 
@@ -43,7 +49,7 @@ def pipeline_checks(
         "user": VERIFY_USER,
         "password": secret(f"{name}-user-{VERIFY_USER}", "password"),
     }
-    elsewhere = files.workspace_yaml().replace(files.CODE_SOCKET, "/run/pipeline/nowhere.sock")
+    elsewhere = files.workspace_yaml().replace(CODE_SOCKET, "/run/pipeline/nowhere.sock")
     return [
         Check(
             id=f"{name}.location",

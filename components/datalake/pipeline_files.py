@@ -147,14 +147,16 @@ exec python3 -m dagster._daemon run --workspace {CONFIG}/workspace.yaml
 """
 
 HEALTH = f"""\
-import socket, sys, urllib.request
-# health.py WHAT: whether it takes a connection. Cheap on purpose: Dagster's own checks are not.
+import socket, sys
+# health.py WHAT: whether it answers. Cheap on purpose: Dagster's own checks are not.
 if sys.argv[1] == "code":
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(5)
         probe.connect("{CODE_SOCKET}")
 else:
-    urllib.request.urlopen("http://127.0.0.1:{WEB_PORT}/server_info", timeout=5).read()
+    with socket.create_connection(("127.0.0.1", {WEB_PORT}), 5) as probe:
+        probe.sendall(b"GET /server_info HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n")
+        sys.exit(0 if probe.recv(64).split()[1:2] == [b"200"] else 1)
 """
 
 

@@ -361,7 +361,16 @@ class Transfer(Component):
             },
         }
         endpoints = [
-            {"port": "metrics", "path": path, **tls} for path in ("/proxy", "/tusd", "/service")
+            {
+                "port": "metrics",
+                "path": f"/{program}",
+                # One address for three: without a label of their own they would be one series.
+                "relabelings": [
+                    {"action": "replace", "targetLabel": "program", "replacement": program}
+                ],
+                **tls,
+            }
+            for program in ("proxy", "tusd", "service")
         ]
         pod_monitor(self._name, self._namespace, self._selector, endpoints, opts)
         prometheus_rule(

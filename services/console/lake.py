@@ -18,19 +18,28 @@ class Lake:
         seconds = limits.backend_timeout_s
         self.limits: Limits = limits
         self.uploads: Uploads | None = settings.uploads
-        self._kafka = settings.kafka and kafka.KafkaLake(settings.kafka, trust, seconds)
-        self._documents = settings.documents and documents.DocumentLake(
-            settings.documents, trust, seconds
-        )
-        self._objects = settings.objects and objects.ObjectLake(settings.objects, trust, seconds)
-        self._catalogue = settings.catalogue and catalogue.ImageCatalogue(
-            settings.catalogue, trust, seconds
-        )
+        self._kafka: kafka.KafkaLake | None = None
+        self._documents: documents.DocumentLake | None = None
+        self._objects: objects.ObjectLake | None = None
+        self._catalogue: catalogue.ImageCatalogue | None = None
+        if settings.kafka is not None:
+            self._kafka = kafka.KafkaLake(settings.kafka, trust, seconds)
+        if settings.documents is not None:
+            self._documents = documents.DocumentLake(settings.documents, trust, seconds)
+        if settings.objects is not None:
+            self._objects = objects.ObjectLake(settings.objects, trust, seconds)
+        if settings.catalogue is not None:
+            self._catalogue = catalogue.ImageCatalogue(settings.catalogue, trust, seconds)
 
     @property
     def declared(self) -> list[Backend]:
         """The backends that this environment has."""
-        found = (self._kafka, self._documents, self._objects, self._catalogue)
+        found: tuple[Backend | None, ...] = (
+            self._kafka,
+            self._documents,
+            self._objects,
+            self._catalogue,
+        )
         return [one for one in found if one is not None]
 
     @property

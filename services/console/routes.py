@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request, Security
 from fastapi.responses import Response, StreamingResponse
@@ -27,6 +27,7 @@ from services.console.security import Caller, Guarded, needs
 from services.console.settings import Role, secret
 
 PREFIX = "/api/v1"
+_Route = TypeVar("_Route", bound=Callable[..., Any])
 _ALWAYS = responses(401, 403, 422, 429, 503)
 
 router = APIRouter(
@@ -47,7 +48,7 @@ def _lake(request: Request) -> Lake:
     return lake
 
 
-def _get(path: str, role: Role, tag: str, **more: Any) -> Any:
+def _get(path: str, role: Role, tag: str, **more: Any) -> Callable[[_Route], _Route]:
     tags: list[str | Enum] = [tag]
     missing = responses(404) if "{" in path else {}
     return router.get(path, openapi_extra=needs(role), tags=tags, responses=missing, **more)

@@ -12,6 +12,9 @@ ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
 """From the one who may least; each may what those before it may."""
 
 
+_OWN: dict[str, Role] = {role: role for role in ROLES}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +36,7 @@ class Issuer(_Strict):
     certificate: Path | None = None
     trust: Path | None = None
     role_claim: str = Field(default="roles", min_length=1)
-    roles: dict[str, Role] = Field(default_factory=lambda: {role: role for role in ROLES})
+    roles: dict[str, Role] = Field(default_factory=lambda: _OWN.copy())
 
     @model_validator(mode="after")
     def _one_source(self) -> Issuer:
@@ -61,13 +64,15 @@ class Documents(_Strict):
 
 
 class Objects(_Strict):
-    """S3; `buckets` are those that are shown: a user is told of his own buckets alone."""
+    """S3; `buckets` are those that are shown (a user is told of his own alone), each with the bytes
+    that its owner may have in all of his together, if that is bounded.
+    """
 
     endpoint: str
     region: str = "us-east-1"
     access_key: Path
     secret_key: Path
-    buckets: list[str] = Field(min_length=1)
+    buckets: dict[str, int | None] = Field(default_factory=dict)
     images: str = "images"
     datasets: str = "datasets"
 

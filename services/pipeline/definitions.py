@@ -107,13 +107,13 @@ def images() -> None:
 received = images.to_job(
     name="images",
     description="One batch of what the topic announces",
-    resource_defs={"world": world, "arrivals": topic},
+    resource_defs={"world": world, "arrivals": topic, "io_manager": dg.mem_io_manager},
     executor_def=dg.in_process_executor,
 )
 imported = images.to_job(
     name="import_images",
     description="One batch of what lies in a prefix or folder; run again until none is new",
-    resource_defs={"world": world, "arrivals": place},
+    resource_defs={"world": world, "arrivals": place, "io_manager": dg.mem_io_manager},
     executor_def=dg.in_process_executor,
 )
 
@@ -146,7 +146,7 @@ def write_version(context: dg.OpExecutionContext) -> None:
     context.add_output_metadata({"digest": made.digest, "images": made.count})
 
 
-@dg.job(executor_def=dg.in_process_executor)
+@dg.job(executor_def=dg.in_process_executor, resource_defs={"io_manager": dg.mem_io_manager})
 def dataset_version() -> None:
     """A version of a dataset."""
     write_version()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from components.console.config import ConsoleConfig
+from components.console.rules import console_rules
 from components.datalake.mongodb_config import MongodbConfig
 from components.datalake.mongodb_operator import operator_rules
 from components.datalake.mongodb_rules import mongodb_rules
@@ -45,6 +47,7 @@ PIPELINE = PipelineConfig.model_validate(
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
+    "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
     "strimzi": strimzi_rules(),
     "mongodb": mongodb_rules("mongodb", "datalake", MONGODB),
     "mongodb-operator": operator_rules(),
@@ -53,6 +56,8 @@ GROUPS = {
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
+CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
+CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
 
 
 def expires(name: str) -> str:
@@ -170,6 +175,22 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
                 'query="pgpool_writable"}': 1,
             },
             True,
+        ),
+        ("console", "ConsoleDown", {CONSOLE_UP: 0}, True),
+        ("console", "ConsoleDown", {CONSOLE_UP: 1}, False),
+        ("console", "ConsoleReplicasMissing", {CONSOLE_UP: 1}, True),
+        (
+            "console",
+            "ConsoleReplicasMissing",
+            {CONSOLE_UP: 1, CONSOLE_UP.replace("console-a", "console-b"): 1},
+            False,
+        ),
+        ("console", "ConsoleBackendAway", {CONSOLE_BACKEND: 0}, True),
+        (
+            "console",
+            "ConsoleBackendAway",
+            {CONSOLE_BACKEND: 0, CONSOLE_BACKEND.replace("console-a", "console-b"): 1},
+            False,
         ),
         (
             "mongodb",

@@ -78,7 +78,7 @@ def test_the_declared_flows_are_let_through_and_no_others(rendered: Rendered) ->
         (f.source.namespace, f.source.name, f.target.namespace, f.target.name, port)
         for f in between
         if isinstance(f.source, Pods) and isinstance(f.target, Pods)
-        for port in f.ports
+        for port in (*f.ports, *f.spare)
     }
     ends = {
         (end.namespace, end.name): End(end.namespace, end.selector)

@@ -51,11 +51,20 @@ def server() -> Iterator[str]:
         if root:
             os.chown(folder, NOBODY, NOBODY)
         plain = {"capture_output": True, "text": True, "cwd": folder, "check": False, **user}
-        initdb = [programs / "initdb", "-D", data, "-A", "trust", "-U", "test", "--no-sync"]
+        initdb: list[Any] = [
+            programs / "initdb",
+            "-D",
+            data,
+            "-A",
+            "trust",
+            "-U",
+            "test",
+            "--no-sync",
+        ]
         done = subprocess.run([*initdb, "-E", "UTF8", "--locale", "C"], **plain)
         assert done.returncode == 0, done.stderr
         options = f"-c listen_addresses='' -c fsync=off -k {folder}"
-        control = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
+        control: list[Any] = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
         done = subprocess.run([*control, "-o", options, "start"], **plain)
         assert done.returncode == 0, (folder / "log").read_text()
         try:
@@ -69,9 +78,9 @@ def dsn(server: str) -> Iterator[str]:
     """An empty database."""
     name = f"t{secrets.token_hex(6)}"
     with psycopg.connect(f"{server} dbname=postgres", autocommit=True) as session:
-        session.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        session.execute(f"CREATE DATABASE {name}")
         yield f"{server} dbname={name}"
-        session.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+        session.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_migrations_are_applied_once_and_readers_read(dsn: str, role: str) -> No
         assert catalogue.migrate([role]) == []
         with psycopg.connect(f"{dsn} user=console", autocommit=True) as reader:
             for table in ("images", "receipts", "claims"):
-                assert reader.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # type: ignore[arg-type]
+                assert reader.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 reader.execute("DELETE FROM images")
         session.execute("DROP OWNED BY console")

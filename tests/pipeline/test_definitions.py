@@ -39,6 +39,11 @@ def test_the_location_has_its_jobs_and_its_sensor() -> None:
     assert [one.name for one in repository.sensor_defs] == ["arrivals"]
 
 
+def test_a_batch_stays_in_memory_between_ops() -> None:
+    for job in (definitions.received, definitions.imported, definitions.dataset_version):
+        assert job.resource_defs["io_manager"] is dg.mem_io_manager, job.name
+
+
 def test_runs_whose_process_is_gone_are_failed() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for status in ("STARTED", "STARTING", "SUCCESS"):

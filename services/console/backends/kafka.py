@@ -8,7 +8,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
 from pydantic import BaseModel, Field
 
 from services.console.backends import answering
@@ -16,6 +21,8 @@ from services.console.problems import NotFound
 from services.console.settings import Kafka, secret
 
 NAME = "kafka"
+_EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _UNKNOWN_GROUP = ("DEAD",)
 
 
@@ -129,8 +136,8 @@ class KafkaLake:
             if topic is None or topic.error is not None:
                 raise NotFound(f"no topic is called {name}")
             where = [TopicPartition(name, number) for number in sorted(topic.partitions)]
-            begins = self._offsets(client, where, OffsetSpec.earliest())
-            ends = self._offsets(client, where, OffsetSpec.latest())
+            begins = self._offsets(client, where, _EARLIEST)
+            ends = self._offsets(client, where, _LATEST)
             config = self._config(client, name)
             offsets = [
                 Partition(
@@ -195,7 +202,7 @@ class KafkaLake:
             for one in committed
             if one.topic in there and one.partition in there[one.topic].partitions
         ]
-        ends = self._offsets(client, known, OffsetSpec.latest())
+        ends = self._offsets(client, known, _LATEST)
         lags = []
         for one in sorted(committed, key=lambda one: (one.topic, one.partition)):
             end = ends.get((one.topic, one.partition))
@@ -212,7 +219,7 @@ class KafkaLake:
         return lags
 
     def _offsets(
-        self, client: AdminClient, where: Sequence[TopicPartition], spec: OffsetSpec
+        self, client: AdminClient, where: Sequence[TopicPartition], spec: Any
     ) -> dict[tuple[str, int], int]:
         if not where:
             return {}

@@ -26,6 +26,7 @@ class Quota(BaseModel):
 
     bytes: int | None
     objects: int | None
+    owner_bytes: int | None = Field(description="declared: of all buckets of its owner together")
 
 
 class Bucket(BaseModel):
@@ -45,8 +46,9 @@ class ObjectLake:
 
     name = NAME
 
-    def __init__(self, settings: Objects, trust: str, timeout_s: float) -> None:
-        self._settings, self._trust, self._timeout = settings, trust, timeout_s
+    def __init__(self, settings: Objects, trust: str | None, timeout_s: float) -> None:
+        self._settings, self._timeout = settings, timeout_s
+        self._trust: str | None = trust
         self._lock = threading.Lock()
         self._made: tuple[tuple[str, str], Any] | None = None
 
@@ -100,7 +102,7 @@ class ObjectLake:
                     raise NotFound(f"no bucket is called {name}") from None
                 if _code(error) not in _REFUSED:
                     raise
-                return _closed(name)
+                return self._closed(name)
             headers = head["ResponseMetadata"]["HTTPHeaders"]
             return Bucket(
                 name=name,
@@ -110,10 +112,22 @@ class ObjectLake:
                 quota=Quota(
                     bytes=_count(headers, "x-rgw-quota-bucket-size"),
                     objects=_count(headers, "x-rgw-quota-bucket-objects"),
+                    owner_bytes=self._settings.buckets[name],
                 ),
                 versioning=_versioned(client, name),
                 lifecycle_rules=_rules(client, name),
             )
+
+    def _closed(self, name: str) -> Bucket:
+        return Bucket(
+            name=name,
+            readable=False,
+            objects=None,
+            bytes=None,
+            quota=Quota(bytes=None, objects=None, owner_bytes=self._settings.buckets[name]),
+            versioning=None,
+            lifecycle_rules=None,
+        )
 
     # -- objects -------------------------------------------------------------------------------
 
@@ -181,18 +195,6 @@ def _code(error: ClientError) -> str:
 def _count(headers: dict[str, str], name: str) -> int | None:
     value = headers.get(name)
     return int(value) if value is not None and int(value) >= 0 else None
-
-
-def _closed(name: str) -> Bucket:
-    return Bucket(
-        name=name,
-        readable=False,
-        objects=None,
-        bytes=None,
-        quota=Quota(bytes=None, objects=None),
-        versioning=None,
-        lifecycle_rules=None,
-    )
 
 
 def _versioned(client: Any, bucket: str) -> bool | None:

@@ -132,7 +132,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         shutil.chown(folder, "nobody")
         user = {"user": "nobody"}
     port = free_port()
-    initdb = [
+    initdb: list[str | Path] = [
         found[-1] / "initdb",
         "-D",
         folder / "data",
@@ -152,7 +152,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         **user,
     )
     try:
-        ready = [found[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-t", "5"]
+        ready: list[str | Path] = [
+            found[-1] / "pg_isready",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-t",
+            "5",
+        ]
         for _ in range(100):
             if subprocess.run(ready, check=False, capture_output=True).returncode == 0:
                 break

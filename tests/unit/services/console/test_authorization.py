@@ -97,7 +97,7 @@ def test_the_document_has_every_route(client: TestClient) -> None:
         (method, route.path)
         for route in _routes(app)
         if isinstance(route, Guarded)
-        for method in route.methods
+        for method in route.methods or ()
     ]
     assert sorted(guarded) == sorted((method, path) for method, path, _ in operations(document))
     assert {route.path for route in _routes(app) if not isinstance(route, Guarded)} <= PUBLIC, (

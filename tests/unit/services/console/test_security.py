@@ -69,7 +69,8 @@ def test_roles_are_those_of_the_mapping(key: rsa.RSAPrivateKey, tmp_path: Path) 
     file.write_text(key_set(key))
     known = Authenticator([issuer(jwks_file=file)])
     assert known.caller(token(key)).role == "operator"
-    for access in ({"roles": ["admin"]}, {"roles": "admin"}, [], "admin", None):
+    refused_access: tuple[Any, ...] = ({"roles": ["admin"]}, {"roles": "admin"}, [], "admin", None)
+    for access in refused_access:
         with pytest.raises(Refused) as refused:
             known.caller(token(key, realm_access=access))
         assert refused.value.status == 403

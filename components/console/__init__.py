@@ -1,0 +1,1 @@
+"""The console: the estate behind one REST API, and its pages."""
