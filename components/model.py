@@ -64,14 +64,15 @@ def immutable(default: Any = ..., **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"immutable": True}, **constraints)
 
 
-_VAULT_PATH = r"^[A-Za-z0-9_.@:-]+(/[A-Za-z0-9_.@:-]+)*$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_PATH = r"^[A-Za-z0-9_.@:-]+(/[A-Za-z0-9_.@:-]+)*$"
 
 
 class VaultRef(Model):
     """One key of a secret in a KV version 2 engine of Vault; always its newest version."""
 
-    mount: str = Field(default="secret", pattern=_VAULT_PATH, description="path of the KV engine")
-    path: str = Field(pattern=_VAULT_PATH, description="of the secret, as `vault kv get` takes it")
+    mount: str = Field(default="secret", pattern=_PATH, description="path of the KV engine")
+    path: str = Field(pattern=_PATH, description="of the secret, as `vault kv get` takes it")
     key: str = Field(min_length=1)
 
     def __str__(self) -> str:
@@ -100,15 +101,15 @@ class SecretRef(Model):
     """Where a secret's value comes from; never the value itself. Exactly one source is set."""
 
     env: str | None = Field(
-        default=None, min_length=1, description="name of an environment variable"
+        default=None, pattern=_VARIABLE, description="name of an environment variable"
     )
     file: str | None = Field(
-        default=None, min_length=1, description="file below the secrets folder ($ESTATE_SECRETS)"
+        default=None, pattern=_PATH, description="file below the secrets folder ($ESTATE_SECRETS)"
     )
     vault: VaultRef | None = Field(default=None, description="{path, key} of Vault, mount `secret`")
     aws: AwsSecretRef | None = Field(default=None, description="{secret_id, key} of AWS")
     pulumi: str | None = Field(
-        default=None, min_length=1, description="Pulumi config key (encrypted)"
+        default=None, pattern=_PATH, description="Pulumi config key (encrypted)"
     )
 
     @model_validator(mode="after")
@@ -119,8 +120,8 @@ class SecretRef(Model):
                 f"a secret names exactly one source: {', '.join(_SOURCES[:-1])} or {_SOURCES[-1]}; "
                 f"got {', '.join(chosen) or 'none'}"
             )
-        if self.file is not None and (self.file.startswith("/") or ".." in self.file.split("/")):
-            raise ValueError(f"file is relative to the secrets folder; got {self.file!r}")
+        if self.file is not None and ".." in self.file.split("/"):
+            raise ValueError("file is below the secrets folder; leave `..` out")
         return self
 
     @property

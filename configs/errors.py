@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_USER_INFO = re.compile(r"(?<=://)[^\s'\"]*@")
 
 
 class ConfigError(Exception):
     """`lines` has one line per problem: file, key path, value, and what is allowed."""
 
     def __init__(self, lines: str | Sequence[str]) -> None:
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        given = [lines] if isinstance(lines, str) else lines
+        # Addresses are quoted in many places, and each may have a password in it.
+        self.lines = [_USER_INFO.sub("", line) for line in given]
         super().__init__("\n".join(self.lines))

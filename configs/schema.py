@@ -7,8 +7,7 @@ and raises ConfigError with one line per problem.
 from __future__ import annotations
 
 import difflib
-import types
-import typing
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +37,7 @@ from components.platform.namespaces import NamespacesConfig
 from components.platform.network import NetworkConfig
 from components.platform.pki import PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
+from configs import problems
 from configs.errors import ConfigError
 from policies.model import SHORTEST_REASON
 from policies.rules import RULES, STACK_RULES
@@ -263,7 +263,7 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
 
     `name` stands in messages for the origin of a mapping. Raises ConfigError.
     """
-    others: list[str] = []
+    others: dict[str, Any] = {}
     if isinstance(source, Mapping):
         origin, values = name or CONFIG_KEY, dict(source)
     else:
@@ -275,12 +275,24 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
         # Mistyped keys first: what is missing is often what they mean.
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
         raise ConfigError(
-            [f"{origin}: {line}" for detail in details for line in _lines(detail, values)]
+            [
+                f"{origin}: {line}"
+                for detail in details
+                for line in problems.lines(detail, values, Environment, CONFIG_KEY)
+            ]
         ) from None
     known = {f"estate:{ref.pulumi}" for _, ref in secret_refs(environment) if ref.pulumi}
     if strange := [key for key in others if key not in known]:
         raise ConfigError(
             [f"{origin}: config.{key}: unknown key; no secret refers to it" for key in strange]
+        )
+    if plain := [key for key, value in others.items() if not _encrypted(value)]:
+        raise ConfigError(
+            [
+                f"{origin}: config.{key}: in clear, where a secret refers to it; "
+                f"pulumi config set --secret {key}"
+                for key in plain
+            ]
         )
     return environment
 
@@ -321,6 +333,10 @@ def _short(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
+class _TwiceError(yaml.MarkedYAMLError):
+    """A key that stands twice in a mapping."""
+
+
 class _Strict(yaml.SafeLoader):
     """YAML whose mappings name each key once: of two, YAML would take the last in silence."""
 
@@ -329,7 +345,7 @@ class _Strict(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(
+                raise _TwiceError(
                     problem=f"key {key!r} twice in one mapping; remove one",
                     problem_mark=key_node.start_mark,
                 )
@@ -337,7 +353,12 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _encrypted(value: Any) -> bool:
+    """Whether Pulumi wrote it with --secret: a mapping of nothing but `secure`."""
+    return isinstance(value, dict) and set(value) == {"secure"} and bool(value["secure"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The environment in a file, and the other keys of the project beside it."""
     short = _short(path)
     try:
@@ -352,7 +373,10 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        what = str(getattr(error, "problem", None) or "see its syntax")
+        if not isinstance(error, _TwiceError):
+            # It may quote a password: one that begins with `*` or `!` is an alias or a tag to it.
+            what = re.sub(r"'[^']*'|\"[^\"]*\"", "(hidden)", what)
         raise ConfigError(f"{short}{where}: not YAML: {what}") from None
     config = document.get("config") if isinstance(document, dict) else None
     values = config.get(CONFIG_KEY) if isinstance(config, dict) else None
@@ -362,88 +386,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
             raise ConfigError(f"{short}: config.{near[0]}: unknown key; did you mean {CONFIG_KEY}?")
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{short}: config.{CONFIG_KEY}: {values!r} is not allowed: a mapping is required"
+            f"{short}: config.{CONFIG_KEY}: {problems.shown(values, hidden=True)} is not allowed: "
+            "a mapping is required"
         )
-    keys = [str(key) for key in config or ()]
-    return values, [key for key in keys if key.startswith("estate:") and key != CONFIG_KEY]
-
-
-def _lines(detail: Mapping[str, Any], values: Any) -> list[str]:
-    keys = _keys(detail["loc"], values)
-    path = ".".join(keys) or CONFIG_KEY
-    if detail["type"] == "estate":
-        prefix = f"{'.'.join(keys)}." if keys else ""
-        return [
-            f"{prefix}{p['key']}: {_show(p['value'])} is not allowed: {p['allowed']}"
-            for p in detail["ctx"]["problems"]
-        ]
-    if detail["type"] == "extra_forbidden":
-        return [f"{path}: unknown key; {_nearest(keys)}"]
-    if detail["type"] == "missing":
-        return [f"{path}: missing; required here{_description(keys)}"]
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    # Whoever writes a password where a reference belongs must not find it in a log.
-    secret = any(SecretRef in _model_at(keys[:depth]) for depth in range(1, len(keys) + 1))
-    value = "(a hidden value)" if secret else _show(detail["input"])
-    return [f"{path}: {value} is not allowed: {message}{_description(keys)}"]
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _keys(location: tuple[Any, ...], values: Any) -> list[str]:
-    """The location as the file writes it: without the tags that a union adds to it."""
-    keys: list[str] = []
-    for position, part in enumerate(location):
-        last = position == len(location) - 1
-        inside = (isinstance(values, Mapping) and part in values) or (
-            isinstance(values, list) and isinstance(part, int)
-        )
-        if inside:
-            values = values[part] if not isinstance(part, int) or part < len(values) else None
-            keys.append(str(part))
-        elif last:
-            keys.append(str(part))
-    return keys
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-        return
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType, list, dict, tuple, typing.Annotated):
-        for argument in typing.get_args(annotation):
-            yield from _models(argument)
-
-
-def _model_at(keys: list[str]) -> list[type[BaseModel]]:
-    models: list[type[BaseModel]] = [Environment]
-    for key in keys:
-        if key.isdigit():
-            continue
-        models = [
-            below
-            for model in models
-            if key in model.model_fields
-            for below in _models(model.model_fields[key].annotation)
-        ] or models
-    return models
-
-
-def _nearest(keys: list[str]) -> str:
-    allowed = sorted({field for model in _model_at(keys[:-1]) for field in model.model_fields})
-    match = difflib.get_close_matches(keys[-1], allowed, n=1, cutoff=0.6)
-    listing = f"allowed here: {', '.join(allowed)}"
-    return f"did you mean {'.'.join([*keys[:-1], match[0]])}? {listing}" if match else listing
-
-
-def _description(keys: list[str]) -> str:
-    for model in _model_at(keys[:-1]):
-        field = model.model_fields.get(keys[-1]) if keys else None
-        if field is not None and field.description:
-            return f" ({field.description})"
-    return ""
+    others = {str(key): value for key, value in (config or {}).items() if key != CONFIG_KEY}
+    return values, {key: value for key, value in others.items() if key.startswith("estate:")}

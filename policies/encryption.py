@@ -15,6 +15,8 @@ from policies.pods import containers, pod_spec
 _HERE = r"(?:localhost|127\.\d|\[::1\])"
 _CLEAR_URL = re.compile(rf"\b(?:http|mqtt|amqp|redis|ldap|ftp)://(?!{_HERE})[^\s\"']+")
 
+_CLEAR_POSTGRES = re.compile(r"\bsslmode\s*[=:]\s*[\"']?(?:disable|allow|prefer)\b")
+
 
 def encryption(subject: Subject) -> Iterator[Finding]:
     """TLS wherever a port, a client or a scrape is declared."""
@@ -71,6 +73,8 @@ def encryption(subject: Subject) -> Iterator[Finding]:
                 # FerretDB's environment.
                 if file == "FERRETDB_LISTEN_ADDR" and text:
                     yield Finding(f"listens without TLS at {text}", file)
+                for message in _calls(str(text)):
+                    yield Finding(message, file)
         case _:
             yield from _clients(subject)
 
@@ -81,8 +85,15 @@ def _clients(subject: Subject) -> Iterator[Finding]:
         words = [*(container.get("command") or []), *(container.get("args") or [])]
         words += [str(one.get("value") or "") for one in container.get("env") or []]
         for word in words:
-            if (match := _CLEAR_URL.search(word)) is not None:
-                yield Finding(f"{match[0].split('?')[0]}: a URL without TLS", container["name"])
+            for message in _calls(word):
+                yield Finding(message, container["name"])
+
+
+def _calls(text: str) -> Iterator[str]:
+    if (match := _CLEAR_URL.search(text)) is not None:
+        yield f"{match[0].split('?')[0]}: a URL without TLS"
+    if _CLEAR_POSTGRES.search(text):
+        yield "sslmode lets PostgreSQL be called without TLS"
 
 
 # -- configuration files, by their names -----------------------------------------------------------

@@ -10,6 +10,7 @@ whole environment it is the key `waivers` of its file. A waiver that waives noth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,6 +27,8 @@ SHORTEST_REASON = 15
 
 LINTERS = ("checkov", "kube-score")
 """Their checks are waived in the same way (`waive.checkov.CKV_K8S_40`), and judged by the tests."""
+
+_LINTERS_CHECK = re.compile(r"checkov\.CKV2?_[A-Z0-9]+_\d+|kube-score\.[a-z]+(-[a-z]+)+")
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def bad_waivers(subject: Subject, rules: Iterable[str]) -> Iterator[Finding]:
         if waiver.rule not in known:
             words = f"waiver {waiver.name}: no such rule; there are {', '.join(known)}"
             yield Finding(words, waivable=False)
+        if waiver.rule in LINTERS and not _LINTERS_CHECK.fullmatch(waiver.name):
+            yield Finding(f"waiver {waiver.name}: no name of a check", waivable=False)
         if len(waiver.reason.strip()) < SHORTEST_REASON:
             yield Finding(f"waiver {waiver.name} has no reason", waivable=False)
 

@@ -159,11 +159,22 @@ def _images(subject: Subject) -> Iterator[tuple[str, str]]:
 
 # -- in clear --------------------------------------------------------------------------------------
 
-_SECRET_WORD = r"(?:pass(?:word|wd|phrase)|secret|token|api[-_]?key|private[-_]?key|credential)"
+_SECRET_WORD = (
+    r"(?:pass(?:word|wd|phrase)|(?<![a-z0-9])pass(?![a-z0-9])|secret|token|api[-_]?key|"
+    r"private[-_]?key|credential)"
+)
 # What ends so names a place, not a value.
 _PLACE = r"(?![-_a-z]*[-_](?:name|namespace|file|path|dir|folder|ref|key|url|uri|ttl|seconds)s?\b)"
 _SECRET_NAME = re.compile(rf"(?i)^{_PLACE}[a-z0-9_]*{_SECRET_WORD}[a-z0-9_]*$")
-_SECRET_FLAG = re.compile(rf"(?i)^--?{_PLACE}[a-z0-9-]*{_SECRET_WORD}[a-z0-9-]*=(?=[^/$])")
+_SECRET_FLAG = re.compile(rf"(?i)^(--?{_PLACE}[a-z0-9-]*{_SECRET_WORD}[a-z0-9-]*)(?:=([^/$].*))?$")
+_SECRET_FILE = re.compile(rf"(?i)^[a-z0-9_]*{_SECRET_WORD}[a-z0-9_]*_(?:file|path)$")
+# Nothing, a place, a variable, a placeholder or the next line.
+_NO_VALUE = r"[\"']?(?:[/$<{%(\[|>#]|null\b|none\b|true\b|false\b|file:|\s|$)"
+_IN_SHELL = re.compile(rf"(?i)(?<![\w$.-])(\w*(?:{_SECRET_WORD}|_pass))=(?!{_NO_VALUE})")
+_IN_FILE = re.compile(
+    rf"(?im)^[ \t]*[\"']?((?:[\w.-]*[_.-])?(?:{_SECRET_WORD}|pass))[\"']?"
+    rf"[ \t]*[=:][ \t]*(?!{_NO_VALUE})"
+)
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _USER_INFO = re.compile(r"[a-z][a-z0-9+]*://[^/\s:@]+:[^/\s@$]+@")
 
@@ -182,9 +193,22 @@ def no_secret(subject: Subject) -> Iterator[Finding]:
             value = variable.get("value")
             if value and not value.startswith("/") and _SECRET_NAME.match(variable["name"]):
                 yield Finding(f"environment variable {variable['name']} has a value", name)
-        for argument in [*(container.get("command") or []), *(container.get("args") or [])]:
-            if _SECRET_FLAG.match(argument):
-                yield Finding(f"argument {argument.partition('=')[0]} has a value", name)
+            if value and "/" not in value and _SECRET_FILE.match(variable["name"]):
+                yield Finding(f"environment variable {variable['name']} names no path", name)
+        words = [*(container.get("command") or []), *(container.get("args") or [])]
+        for word, following in zip(words, [*words[1:], "-"], strict=True):
+            flag = _SECRET_FLAG.match(word)
+            if flag is not None and (flag[2] or ("=" not in word and following[:1] not in "-/$")):
+                yield Finding(f"argument {flag[1]} has a value", name)
+            for assigned in _IN_SHELL.findall(word) if flag is None else ():
+                yield Finding(f"an argument gives {assigned} a value", name)
+    if subject.kind == "ConfigMap":
+        for key, text in (subject.body.get("data") or {}).items():
+            found = _IN_FILE.findall(str(text))
+            if _SECRET_NAME.match(key.replace("-", "_")) and not str(text).startswith("/"):
+                found.append(key)
+            for named in found:
+                yield Finding(f"{named} has a value", key)
     for path, text in texts(subject.body):
         if _PRIVATE_KEY.search(text):
             yield Finding(f"{path} holds a private key")

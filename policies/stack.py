@@ -49,8 +49,18 @@ def disruption_budgets(subjects: Sequence[Subject]) -> Found:
         for budget in budgets:
             limits = budget.body["spec"]
             lowest, highest = limits.get("minAvailable"), limits.get("maxUnavailable")
-            if lowest in (replicas, "100%") or highest in (0, "0", "0%"):
+            free = (
+                _pods(highest, replicas) if lowest is None else replicas - _pods(lowest, replicas)
+            )
+            if free < 1:
                 yield budget, Finding("lets no pod go: a node could never be drained")
+
+
+def _pods(limit: object, replicas: int) -> int:
+    """A number of pods or a part of all, which Kubernetes rounds up; without a limit, all."""
+    text = str(replicas if limit is None else limit)
+    # Pulumi hands numbers over as floats.
+    return -(-replicas * int(text[:-1]) // 100) if text.endswith("%") else int(float(text))
 
 
 def network_policies(subjects: Sequence[Subject]) -> Found:
@@ -65,6 +75,11 @@ def network_policies(subjects: Sequence[Subject]) -> Found:
             selectors = [(one.body.get("spec") or {}).get("podSelector") for one in policies]
             if not any(selector and selects(selector, labels) for selector in selectors):
                 yield subject, Finding("its pods are selected by no NetworkPolicy of their own")
+        elif subject.kind == "NetworkPolicy":
+            spec = subject.body.get("spec") or {}
+            for way, peers in (("ingress", "from"), ("egress", "to")):
+                if any(not (one.get(peers) or one.get("ports")) for one in spec.get(way) or []):
+                    yield subject, Finding(f"a rule of {way} allows everything", way)
 
 
 def _denies_all(policy: Subject) -> bool:
@@ -83,11 +98,11 @@ _SHORTEST = 8
 
 
 def secret_values(subjects: Sequence[Subject]) -> Found:
-    """No value of a Secret is, plain or in base64, in any object that is none."""
+    """No value of a Secret is, plain or in base64 with whatever around, in any other object."""
     values = {value for one in subjects if one.kind == "Secret" for value in _values(one.body)}
     if not values:
         return
-    encoded = {base64.b64encode(value.encode()).decode() for value in values}
+    encoded = {form for value in values for form in _in_base64(value)}
     pattern = re.compile("|".join(re.escape(value) for value in sorted(values | encoded)))
     for subject in subjects:
         if subject.kind in ("Secret", "CustomResourceDefinition"):
@@ -95,6 +110,13 @@ def secret_values(subjects: Sequence[Subject]) -> Found:
         for path, text in texts(subject.body):
             if pattern.search(text):
                 yield subject, Finding(f"{path} holds the value of a Secret")
+
+
+def _in_base64(value: str) -> Iterator[str]:
+    """Its letters of base64 for each number of bytes before it, without those of the neighbours."""
+    for lead in range(3):
+        coded = base64.b64encode(b"\0" * lead + value.encode()).decode()
+        yield coded[(0, 2, 3)[lead] : len(coded.rstrip("=")) - 1]
 
 
 def _values(body: Mapping[str, object]) -> Iterator[str]:

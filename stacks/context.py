@@ -22,7 +22,7 @@ from components.model import Images, SecretRef
 from components.platform.pki import PkiConfig
 from components.platform.release import Object
 from components.workload import Component
-from configs import versions
+from configs import problems, versions
 from configs.errors import ConfigError
 from configs.schema import ClusterConfig, Environment, load, secret_refs
 from stacks.secret_sources import SECRETS_VARIABLE, SecretSources
@@ -157,6 +157,11 @@ class Context:
                 f"Pulumi.{self.stack}.yaml: estate:{ref.pulumi}: missing; "
                 f"pulumi config set --secret {ref.pulumi}"
             )
+        if not pulumi.runtime.is_config_secret(f"estate:{ref.pulumi}"):
+            raise ConfigError(
+                f"Pulumi.{self.stack}.yaml: estate:{ref.pulumi}: in clear, where a secret refers "
+                f"to it; pulumi config set --secret {ref.pulumi}"
+            )
         return value
 
 
@@ -183,7 +188,8 @@ def from_pulumi() -> Context:
         environment = load(dict(values), name=origin)
     else:
         raise ConfigError(
-            f"{origin}: estate:environment: {values!r} is not allowed: a mapping is required"
+            f"{origin}: estate:environment: {problems.shown(values, hidden=True)} is not allowed: "
+            "a mapping is required"
         )
     if chosen := os.environ.get(PROFILES_VARIABLE):
         environment = environment.with_profiles(chosen.split(","))

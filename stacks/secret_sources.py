@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import botocore.session
 import requests
@@ -102,13 +103,21 @@ class SecretSources:
             )
         path = self._folder / name
         try:
-            text = path.read_text(encoding="utf-8").rstrip("\n")
+            if not path.resolve().is_relative_to(self._folder.resolve()):
+                raise ConfigError(f"{path}: leads out of the secrets folder; put the file into it")
+            text = path.read_text(encoding="utf-8").removesuffix("\n")
         except OSError as error:
             raise ConfigError(
                 f"{path}: {error.strerror}; ./estate up makes the rehearsal's secrets"
             ) from None
-        if not text or "\n" in text:
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: is no text in UTF-8; store it as such") from None
+        except (ValueError, RuntimeError):  # a NUL in the name, links in a circle
+            raise ConfigError(f"secret file {name!r}: no name of a file; mend it") from None
+        if not text.strip() or len(text.splitlines()) > 1:
             raise ConfigError(f"{path}: one line with the secret is expected")
+        if text != text.strip():
+            raise ConfigError(f"{path}: blanks around the secret; remove them")
         return text
 
 
@@ -147,14 +156,22 @@ def _vault_document(mount: str, path: str) -> dict[str, Any]:
                 f"{address}/v1/{mount}/data/{path}",
                 headers=headers,
                 timeout=TIMEOUT_S,
+                # The token would go along, and the answer be taken from whoever is named.
+                allow_redirects=False,
                 verify=os.environ.get("VAULT_CACERT") or True,
             )
         except (requests.RequestException, OSError) as error:
             # The class and not the text: that has the request in it, on several lines.
             raise _Silent(
-                f"{where}: {address} does not answer ({type(error).__name__}); "
+                f"{where}: {_origin(address)} does not answer ({type(error).__name__}); "
                 "mend VAULT_ADDR or VAULT_CACERT, or run where Vault can be reached"
             ) from None
+    if answer.is_redirect:
+        to = _origin(urljoin(address, answer.headers["Location"]))
+        raise ConfigError(
+            f"{where}: {_origin(address)} sends on to {to}, where no token is sent; "
+            "export the address of the Vault that answers as VAULT_ADDR"
+        )
     if answer.status_code != 200:
         words = _VAULT_SAYS.get(answer.status_code, "see Vault's log and run again")
         raise ConfigError(f"{where}: status {answer.status_code}: {words}")
@@ -165,6 +182,18 @@ def _vault_document(mount: str, path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"{where}: not the answer of a KV engine of version 2; mend the mount")
     return found
+
+
+def _origin(address: str) -> str:
+    """What of an address may be shown: no user, no password, no query."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host:
+        return "an address that is none"
+    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
 
 
 def _vault_token(where: str) -> str:

@@ -27,6 +27,7 @@ class Vault:
     namespaces: set[str] = field(default_factory=set)
     sealed: bool = False
     busy: int = 0
+    sends_on: str = ""
 
 
 @contextmanager
@@ -39,6 +40,8 @@ def serving() -> Iterator[Vault]:
             path = self.path.removeprefix("/v1/")
             vault.asked[path] += 1
             vault.namespaces.add(self.headers.get("X-Vault-Namespace", ""))
+            if vault.sends_on:
+                return self._answer(302, {}, vault.sends_on + self.path)
             if vault.busy:
                 vault.busy -= 1
                 return self._answer(500, {"errors": ["internal error"]})
@@ -51,9 +54,11 @@ def serving() -> Iterator[Vault]:
             version = {"version": 3, "destroyed": False, "deletion_time": ""}
             return self._answer(200, {"data": {"data": vault.secrets[path], "metadata": version}})
 
-        def _answer(self, status: int, body: object) -> None:
+        def _answer(self, status: int, body: object, location: str = "") -> None:
             content = json.dumps(body).encode()
             self.send_response(status)
+            if location:
+                self.send_header("Location", location)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

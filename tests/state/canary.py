@@ -1,25 +1,35 @@
 """Looks for secrets where none may be: files of a rehearsal, command lines, process environments.
 
 A secret is looked for as it is, in base64 (broken into lines too), hexadecimal, URL encoding and
-JSON's escapes, and inside what is compressed by gzip or zlib, in base64 or not.
+JSON's escapes, also of one within another, and compressed by gzip, zlib or bzip2. Not looked
+into: raw deflate (a zip's), other compressions, and what is larger than 64 MiB unpacked.
 """
 
 from __future__ import annotations
 
 import base64
+import bz2
 import contextlib
 import json
+import os
 import re
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 _GZIP = b"\x1f\x8b\x08"
 _ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
-# How base64 of these begins: letters of six bits, so gzip's three bytes are four of them.
-_CODED = re.compile(rb"(?:H4sI|eA[E-H]|eF[4-7]|eJ[w-z]|eN[o-r])[0-9a-zA-Z+/_-]{16,}={0,2}")
+_BZ2 = b"BZh"
+DEPTH = 4
+"""Encodings within one another that are undone: base64 of base64 of gzip has three."""
+_BREAK = re.compile(rb"(?:\r?\n|\\r|\\n)[ \t]*")
+_BASE64 = re.compile(rb"[0-9a-zA-Z+/_-]{16,}")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_HEX = re.compile(rb"(?:[0-9a-f]{2}){8,}|(?:[0-9A-F]{2}){8,}")
+_PRINTED = re.compile(rb"[\x20-\x7e]{8,}")
+_WIDE = re.compile(rb"(?:[^\0]\0){4,}|(?:\0[^\0]){4,}")
 
 
 def forms(secret: str) -> set[bytes]:
@@ -44,6 +54,8 @@ class Canary:
     """The secrets by name, and one pattern for all their forms."""
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
+        if empty := [name for name, value in secrets.items() if not value.strip()]:
+            raise ValueError(f"empty, so it would be found everywhere: {', '.join(empty)}")
         self._names = {form: name for name, value in secrets.items() for form in forms(value)}
         longest_first = sorted(self._names, key=len, reverse=True)
         self._pattern = re.compile(b"|".join(map(re.escape, longest_first)))
@@ -51,7 +63,7 @@ class Canary:
     def inside(self, content: bytes) -> set[str]:
         """Names of the secrets in `content`, or in what is compressed in it."""
         found = set()
-        for text in (content, *_unpacked(content)):
+        for text in _layers(content):
             for layout in (text, _joined(text)):
                 found |= {self._names[form] for form in self._pattern.findall(layout)}
         return found
@@ -61,10 +73,15 @@ class Canary:
         skipped = [Path(path) for path in leave_out]
         found = {}
         for file in folder.rglob("*"):
-            if any(file.is_relative_to(path) for path in skipped) or file.is_symlink():
+            if any(file.is_relative_to(path) for path in skipped):
                 continue
             with contextlib.suppress(OSError):  # gone, or a socket
-                if file.is_file() and (names := self.inside(file.read_bytes())):
+                names = self.inside(os.fsencode(file.name))
+                if file.is_symlink():
+                    names |= self.inside(os.fsencode(file.readlink()))
+                elif file.is_file():
+                    names |= self.inside(file.read_bytes())
+                if names:
                     found[str(file.relative_to(folder))] = names
         return found
 
@@ -81,25 +98,51 @@ class Canary:
 
 
 def _joined(text: bytes) -> bytes:
-    """The text without line breaks, also those that JSON escapes: base64 is often broken so."""
-    return re.sub(rb"\r?\n|\\r|\\n", b"", text)
+    """The text without line breaks, also those that JSON escapes: base64 is often broken so.
+
+    With the blanks after them, as YAML indents.
+    """
+    return _BREAK.sub(b"", text)
 
 
-def _unpacked(content: bytes) -> Iterator[bytes]:
+def _layers(content: bytes) -> Iterator[bytes]:
+    """The content, and what is encoded in it, and in that, as deep as DEPTH."""
+    seen = {content}
+    layer = [content]
+    for depth in range(DEPTH + 1):
+        yield from layer
+        if depth < DEPTH:
+            inner = dict.fromkeys(one for text in layer for one in _decoded(text))
+            layer = [one for one in inner if one and one not in seen]
+            seen.update(layer)
+
+
+def _decoded(content: bytes) -> Iterator[bytes]:
     yield from _decompressed(content)
-    for coded in _CODED.findall(_joined(content)):
-        letters = coded.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
-        with contextlib.suppress(ValueError):
-            raw = base64.b64decode(letters[: len(letters) // 4 * 4])
-            yield from _decompressed(raw)
+    text = _joined(content)
+    for coded in _BASE64.findall(text):
+        letters = coded.translate(_STANDARD)
+        yield base64.b64decode(letters[: len(letters) // 4 * 4])
+    for digits in _HEX.findall(text):
+        yield bytes.fromhex(digits[: len(digits) // 2 * 2].decode())
+    # Only what is text: of bytes that mean nothing there would be a copy for each depth.
+    for run in _PRINTED.findall(content) if b"%" in content or b"\\" in content else ():
+        if b"%" in run:
+            yield unquote_to_bytes(run)
+        if b"\\" in run:
+            yield run.replace(b'\\"', b'"').replace(b"\\\\", b"\\")
+    if b"\0" in content:
+        # UTF-16 of Latin letters, of either order: every other byte is nothing.
+        yield from (match.replace(b"\0", b"") for match in _WIDE.findall(content))
 
 
 def _decompressed(content: bytes) -> Iterator[bytes]:
-    for magic, bits in ((_GZIP, 31), *((one, 15) for one in _ZLIB)):
+    for magic, bits in ((_GZIP, 31), *((one, 15) for one in _ZLIB), (_BZ2, 0)):
         at = content.find(magic)
         while at >= 0:
-            with contextlib.suppress(zlib.error):
-                yield zlib.decompressobj(bits).decompress(content[at:], 64 << 20)
+            with contextlib.suppress(zlib.error, OSError):
+                machine = zlib.decompressobj(bits) if bits else bz2.BZ2Decompressor()
+                yield machine.decompress(content[at:], 64 << 20)
             # Of many small streams in one file, each; random bytes are no stream and end at once.
             at = content.find(magic, at + len(magic))
 

@@ -6,6 +6,7 @@ They need what a real node needs (root, namespaces, cgroups); elsewhere they say
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -52,7 +53,15 @@ def canary(estate: Estate) -> Canary:
     files = {str(ref.file) for _, ref in secret_refs(environment) if ref.file}
     folder = estate.folder / "secrets"
     credentials.ensure(folder, sorted(files))
-    return Canary({name: (folder / name).read_text().strip() for name in files})
+    planted = {name: (folder / name).read_text().strip() for name in files}
+    # A repeated `up` keeps it; a first one makes it, after this.
+    passphrase = estate.folder / "pulumi" / "passphrase"
+    if not passphrase.exists():
+        passphrase.parent.mkdir(parents=True, exist_ok=True)
+        passphrase.touch(mode=0o600)
+        passphrase.write_text(secrets.token_urlsafe(32))
+    planted["pulumi/passphrase"] = passphrase.read_text().strip()
+    return Canary(planted)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +278,8 @@ def test_no_secret_was_ever_in_a_process_list_or_environment(up: Estate, watch: 
 def test_no_secret_is_in_state_logs_settings_or_what_was_said(up: Estate, canary: Canary) -> None:
     """All files but those that hold secrets by design: Kubernetes' own store and mounts."""
     mine = [up.folder / name for name in ("secrets", "kwok", "node", "volumes", "bin")]
-    assert canary.files(up.folder, [*mine, up.folder / "pulumi" / "home"]) == {}
+    mine += [up.folder / "pulumi" / name for name in ("home", "passphrase")]
+    assert canary.files(up.folder, mine) == {}
     assert list((up.folder / "pulumi" / "state").rglob("local.json")), "no state was looked at"
     assert len(up.said) > 20 and canary.inside("\n".join(up.said).encode()) == set()
 

@@ -13,6 +13,7 @@ from configs.schema import CONFIG_KEY, immutable_keys, load, secret_refs
 
 FILE = Path(__file__).parents[3] / "configs" / "Pulumi.local.yaml"
 Values = dict[str, Any]
+LEAKED = "hunter2-S3cret"
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_a_password_in_place_of_a_reference_is_not_repeated(values: Values) -> N
         ({"vault": {"path": "/hunter2", "key": "b"}}, "vault.path: (a hidden value)"),
         ({"vault": {"path": "a"}}, "vault.key: missing"),
         ({"vault": "hunter2"}, "password.vault: (a hidden value)"),
-        ({"aws": {"secret_id": "a", "kee": "b"}}, "aws.kee: unknown key; did you mean"),
+        ({"aws": {"secret_id": "a", "kee": "b"}}, "aws.(a hidden key): unknown key; did you mean"),
         ({"aws": {"secret_id": "a"}, "env": "B"}, "env, file, vault, aws or pulumi; got env, aws"),
     ],
 )
@@ -140,6 +141,49 @@ def test_a_mistyped_reference_is_named_without_its_values(
     values["kafka"]["users"][0]["password"] = password
     (line,) = problems(values)
     assert words in line and "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["kafka"].update(users={"bridge": LEAKED}),
+        lambda v: v["kafka"]["users"].__setitem__(0, f"bridge:{LEAKED}"),
+        lambda v: v["postgres"].update(owner=LEAKED),
+        lambda v: v["postgres"].update(owner=["estate", LEAKED]),
+        lambda v: v.update(kafka=[{"users": [{"password": LEAKED}]}]),
+        lambda v: v["kafka"]["users"][0].update(password={LEAKED: ""}),
+        lambda v: v["kafka"]["users"][0].update(password={"vault": {LEAKED: ""}}),
+        lambda v: v["kafka"]["users"][0].update(password={"file": f"/{LEAKED}"}),
+        lambda v: v["kafka"]["users"][0].update(password={"file": f"a/../{LEAKED}"}),
+        lambda v: v["kafka"]["users"][0].update(password={"env": LEAKED}),
+        lambda v: v["kafka"]["users"][0].update(password={"pulumi": f"{LEAKED}!"}),
+        lambda v: v["kafka"].update(brokers=f"https://me:{LEAKED}@far.example"),
+        lambda v: v["kafka"].update(brokers=[LEAKED]),
+    ],
+)
+def test_a_password_in_another_place_is_not_repeated_either(
+    values: Values, change: Callable[[Values], Any]
+) -> None:
+    change(values)
+    found = problems(values)
+    assert found and LEAKED not in "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"config: {{{CONFIG_KEY}: [{{password: LEAKED}}]}}",
+        f"config: {{{CONFIG_KEY}: LEAKED}}",
+        f"config: {{{CONFIG_KEY}: {{password: !LEAKED x}}}}",
+        f"config: {{{CONFIG_KEY}: {{password: *LEAKED}}}}",
+    ],
+)
+def test_a_file_that_is_no_environment_is_not_quoted(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "Pulumi.test.yaml"
+    file.write_text(text.replace("LEAKED", LEAKED))
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert LEAKED not in str(caught.value)
 
 
 def test_a_reference_to_vault_or_aws_reads_as_it_is_written(values: Values) -> None:
@@ -235,8 +279,19 @@ def test_a_key_beside_the_environment_must_be_a_secret_of_it(
     with pytest.raises(ConfigError, match=r"config\.estate:device: unknown key"):
         load(file)
     values["mosquitto"]["users"][0]["password"] = {"pulumi": "device"}
-    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": {}}}))
+    secure = {"secure": "v1:abc="}
+    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": secure}}))
     assert load(file).mosquitto is not None
+
+
+@pytest.mark.parametrize("value", [LEAKED, {"secure": ""}, {"secure": "x", "plain": LEAKED}, None])
+def test_a_secret_of_pulumi_must_be_encrypted(tmp_path: Path, values: Values, value: Any) -> None:
+    file = tmp_path / "Pulumi.test.yaml"
+    values["mosquitto"]["users"][0]["password"] = {"pulumi": "device"}
+    file.write_text(yaml.safe_dump({"config": {CONFIG_KEY: values, "estate:device": value}}))
+    with pytest.raises(ConfigError, match=r"device: in clear.*config set --secret") as caught:
+        load(file)
+    assert LEAKED not in str(caught.value)
 
 
 def test_a_mistyped_key_comes_before_what_is_missing_for_it(values: Values) -> None:

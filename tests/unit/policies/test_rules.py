@@ -208,9 +208,59 @@ BROKEN: list[tuple[str, Body, Change, str]] = [
         "DB_PASSWORD",
     ),
     ("no-secret", DEPLOYMENT, put("main", "args", to=["--api-token=abc"]), "--api-token"),
+    ("encryption", FILES, put("data", "x", to="url: http://far.example/x"), "far.example"),
+    ("encryption", FILES, put("data", "x", to="postgresql://a/b?sslmode=disable"), "sslmode"),
+    (
+        "encryption",
+        DEPLOYMENT,
+        put("main", "args", to=["host=a sslmode=prefer"]),
+        "sslmode",
+    ),
+    ("no-secret", FILES, put("data", "password", to="hunter2hunter2"), "password has"),
+    ("no-secret", FILES, put("data", "app.conf", to="a = 1\npassword=hunter2\n"), "password has"),
+    ("no-secret", FILES, put("data", "a.yaml", to="db:\n  db_pass: hunter2\n"), "db_pass has"),
+    ("no-secret", DEPLOYMENT, put("main", "args", to=["--password", "hunter2"]), "--password"),
+    (
+        "no-secret",
+        DEPLOYMENT,
+        put("main", "command", to=["sh", "-c", "PGPASSWORD=hunter2 psql"]),
+        "PGPASSWORD",
+    ),
+    (
+        "no-secret",
+        DEPLOYMENT,
+        put("main", "env", to=[{"name": "DB_PASS", "value": "hunter2"}]),
+        "DB_PASS",
+    ),
+    (
+        "no-secret",
+        DEPLOYMENT,
+        put("main", "env", to=[{"name": "TOKEN_FILE", "value": "hunter2"}]),
+        "TOKEN_FILE",
+    ),
     ("no-secret", FILES, put("data", "tls.key", to=KEY), "private key"),
     ("no-secret", FILES, put("data", "other", to="amqp://me:hunter2@far.example"), "password"),
 ]
+
+
+TOPIC: Body = {"kind": "KafkaTopic", "metadata": {"name": "images", "namespace": "space"}}
+PLACES: Body = {
+    **FILES,
+    "data": {
+        "app.conf": "password_encryption = scram-sha-256\npassword = ${DB_PASSWORD}\n"
+        "password_file: /run/password\ntoken:\n  name: x\nsecret: /run/secret\n",
+    },
+}
+SHELL = copy.deepcopy(DEPLOYMENT)
+put("main", "args", to=["--token-file", "/run/a", "--password", "--x", "PGPASSWORD=$(cat /a) b"])(
+    SHELL
+)
+
+
+def test_where_a_secret_is_may_be_said() -> None:
+    rule = next(rule for rule in RULES if rule.name == "no-secret")
+    for body in (PLACES, SHELL):
+        assert not list(rule.check(Subject(body)))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -238,7 +288,9 @@ def test_every_rule_has_an_object_that_it_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [NAMESPACE, CLUSTER, STATEFUL, PROMETHEUS, CEPH, OBJECT_STORE], ids=lambda b: b["kind"]
+    "body",
+    [NAMESPACE, CLUSTER, STATEFUL, PROMETHEUS, CEPH, OBJECT_STORE, TOPIC],
+    ids=lambda b: b["kind"],
 )
 def test_data_is_protected(body: Body) -> None:
     rule = next(rule for rule in RULES if rule.name == "protected-data")

@@ -45,9 +45,15 @@ def test_replicas_have_one_budget_that_lets_one_go() -> None:
     other = changed(BUDGET, put("metadata", "namespace", to="elsewhere"))
     assert refused(name, DEPLOYMENT, other)
     assert "two budgets" in refused(name, DEPLOYMENT, BUDGET, BUDGET)[0]
-    for key, value in (("maxUnavailable", 0), ("minAvailable", 2)):
-        tight = changed(BUDGET, put("spec", key, to=value))
+    for key, value in (
+        *(("maxUnavailable", 0), ("maxUnavailable", "0%"), ("minAvailable", 2.0)),
+        *(("minAvailable", 3), ("minAvailable", "90%"), ("minAvailable", "51%")),
+    ):
+        tight = changed(BUDGET, lambda body: body["spec"].pop("maxUnavailable"))
+        put("spec", key, to=value)(tight)
         assert "lets no pod go" in refused(name, DEPLOYMENT, tight)[0]
+    half = changed(BUDGET, lambda body: body["spec"].pop("maxUnavailable"))
+    assert not refused(name, DEPLOYMENT, changed(half, put("spec", "minAvailable", to="50%")))
     assert not refused(name, changed(DEPLOYMENT, put("spec", "replicas", to=1)))
     assert refused(name, changed(CLUSTER, put("spec", "enablePDB", to=False)))
     labels = {"prometheus": "prometheus"}
@@ -68,6 +74,10 @@ def test_namespaces_deny_and_workloads_declare() -> None:
     elsewhere = changed(ALLOW, put("metadata", "namespace", to="elsewhere"))
     assert refused(name, NAMESPACE, DENY, elsewhere, DEPLOYMENT)
     assert refused(name, NAMESPACE, DENY, ALLOW, CLUSTER)
+    for way in ("ingress", "egress"):
+        everything = changed(ALLOW, put("spec", way, to=[{}]))
+        found = refused(name, NAMESPACE, DENY, everything, DEPLOYMENT)
+        assert found == [f"NetworkPolicy space/thing: a rule of {way} allows everything"]
 
 
 def test_the_value_of_a_secret_is_nowhere_else() -> None:
@@ -81,7 +91,8 @@ def test_the_value_of_a_secret_is_nowhere_else() -> None:
         "data": {"ca.crt": public},
     }
     assert not refused(name, secret, DEPLOYMENT, FILES)
-    for leak in (value, f"x={value};", encoded):
+    around = [base64.b64encode(b"x" * n + value.encode() + b"; more").decode() for n in range(3)]
+    for leak in (value, f"x={value};", encoded, *around):
         found = refused(name, secret, changed(FILES, put("data", "other", to=leak)))
         assert found == ["ConfigMap space/files: data.other holds the value of a Secret"]
         assert value not in found[0]
@@ -133,7 +144,11 @@ def test_a_waiver_needs_a_rule_and_a_reason() -> None:
     assert "no such rule; there are pod-security" in bad.message
     (bad,) = model.bad_waivers(Subject(waived("probes", "because")), rules)
     assert "no reason" in bad.message
-    assert not list(model.bad_waivers(Subject(waived("checkov.CKV_K8S_40")), rules))
+    for good in ("checkov.CKV_K8S_40", "checkov.CKV2_K8S_6", "kube-score.deployment-replicas"):
+        assert not list(model.bad_waivers(Subject(waived(good)), rules))
+    for none in ("checkov.CKV_NO", "checkov", "kube-score.Nothing"):
+        (bad,) = model.bad_waivers(Subject(waived(none)), rules)
+        assert "no name of a check" in bad.message
 
 
 def test_a_waiver_holds_over_a_stack_too() -> None:

@@ -55,6 +55,41 @@ def refused(ref: SecretRef, sources: SecretSources | None = None) -> str:
     return text
 
 
+# -- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff" + VALUE.encode(), "no text in UTF-8"),
+        (b" ", "one line with the secret"),
+        (b"", "one line with the secret"),
+        (VALUE.encode() + b"\nmore", "one line with the secret"),
+        (VALUE.encode() + b" \n", "blanks around the secret; remove them"),
+    ],
+)
+def test_a_file_that_is_no_line_of_text_is_refused(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "one").write_bytes(content)
+    assert words in refused(SecretRef(file="one"), SecretSources(tmp_path))
+
+
+def test_a_file_is_read_in_the_folder_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text(VALUE)
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "inside").write_text(VALUE + "\n")
+    (folder / "link").symlink_to("inside")
+    (folder / "out").symlink_to("../outside")
+    sources = SecretSources(folder)
+    assert sources.read(SecretRef(file="inside")) == sources.read(SecretRef(file="link")) == VALUE
+    assert "leads out of the secrets folder" in refused(SecretRef(file="out"), sources)
+    assert "No such file" in refused(SecretRef(file="gone"), sources)
+    nul = SecretRef.model_construct(file="a\0b")
+    assert "no name of a file" in refused(nul, sources)
+
+
 # -- Vault ---------------------------------------------------------------------------------------
 
 
@@ -108,6 +143,27 @@ def test_a_refusal_names_reference_status_and_way_out(
 def test_an_engine_of_version_1_is_named_as_the_mistake(vault: Vault) -> None:
     vault.secrets["secret/data/data-lake/kafka"] = None  # type: ignore[assignment]
     assert "not the answer of a KV engine of version 2" in refused(vault_ref())
+
+
+def test_the_token_does_not_go_where_vault_sends_on(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as other:
+        other.secrets = dict(vault.secrets)
+        vault.sends_on = other.address.replace("//", "//me:hunter2@")
+        said = refused(vault_ref())
+        assert f"sends on to {other.address}, where no token is sent; export" in said
+        assert not other.asked
+
+
+@pytest.mark.parametrize("address", ["http://me:hunter2@127.0.0.1:1", "me:hunter2@far", "hunter2"])
+def test_the_password_in_an_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("VAULT_ADDR", address)
+    monkeypatch.setenv("VAULT_TOKEN", TOKEN)
+    said = refused(vault_ref())
+    assert "does not answer" in said and "hunter2" not in said
 
 
 def test_a_silent_vault_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

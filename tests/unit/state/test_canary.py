@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import json
 import os
@@ -41,6 +42,25 @@ LEAKS: dict[str, Callable[[bytes], bytes]] = {
         base64.encodebytes(b"w" * 50 + raw).decode()
     ).encode(),
     "hexadecimal": lambda raw: raw.hex().upper().encode(),
+    "base64 of base64": lambda raw: base64.b64encode(base64.b64encode(b"k: " + raw)),
+    "base64 of base64 of gzip": lambda raw: base64.b64encode(
+        base64.b64encode(gzip.compress(b"z" * 99 + raw))
+    ),
+    "gzip of gzip": lambda raw: gzip.compress(gzip.compress(b"z" * 99 + raw)),
+    "bzip2": lambda raw: b"junk" + bz2.compress(b"z" * 99 + raw),
+    "hexadecimal of base64": lambda raw: base64.b64encode(raw).hex().encode(),
+    "base64 in indented lines": lambda raw: base64.encodebytes(b"w" * 50 + raw).replace(
+        b"\n", b"\n      "
+    ),
+    "base64 of gzip in indented lines": lambda raw: base64.encodebytes(
+        gzip.compress(os.urandom(99) + raw)
+    ).replace(b"\n", b"\n      "),
+    "url in small letters": lambda raw: (
+        quote(raw.decode(), safe="").lower().replace("q7zk", "q7Zk").encode()
+    ),
+    "url that keeps slashes": lambda raw: quote(raw.decode(), safe="/").encode(),
+    "UTF-16": lambda raw: ("password=" + raw.decode()).encode("utf-16"),
+    "UTF-16, big end first": lambda raw: raw.decode().encode("utf-16-be"),
     "gzip of base64": lambda raw: gzip.compress(b"ab" + base64.b64encode(b"q" + raw + b"r")),
 }
 
@@ -52,6 +72,23 @@ def test_a_leak_into_a_file_is_found(tmp_path: Path, leak: str) -> None:
     (tmp_path / "clean").write_bytes(os.urandom(4096))
     assert CANARY.files(tmp_path) == {"deep/file": {"kafka/bridge"}}
     assert CANARY.files(tmp_path, [tmp_path / "deep"]) == {}
+
+
+def test_a_leak_into_a_name_or_a_link_is_found(tmp_path: Path) -> None:
+    name = base64.urlsafe_b64encode(SECRET.encode()).decode()
+    (tmp_path / name).write_text("")
+    (tmp_path / "link").symlink_to(f"nowhere/{SECRET}")
+    assert CANARY.files(tmp_path) == {name: {"kafka/bridge"}, "link": {"kafka/bridge"}}
+
+
+def test_an_empty_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="everywhere: kafka/bridge"):
+        Canary({"kafka/bridge": "", "other": "x"})
+
+
+def test_json_inside_json_is_found() -> None:
+    canary = Canary({"odd": 'quo"te\\back'})
+    assert canary.inside(json.dumps(json.dumps({"a": 'quo"te\\back'})).encode()) == {"odd"}
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
