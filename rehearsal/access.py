@@ -194,15 +194,14 @@ def of(rehearsal: Rehearsal) -> Access:
 
     here = environment.with_profiles(rehearsal.required().profiles)
     lake, pipeline = here.transfer is not None, here.pipeline is not None
+    objects = here.ceph is not None
     return Access(
         ca=authority(rehearsal),
         token_key=lake_secret(rehearsal, transfer_config.TOKEN_SECRET, "tls.key") if lake else "",
-        s3_access_key=lake_secret(rehearsal, _S3_SECRET, "access-key") if lake else "",
-        s3_secret_key=lake_secret(rehearsal, _S3_SECRET, "secret-key") if lake else "",
+        s3_access_key=lake_secret(rehearsal, _S3_SECRET, "access-key") if objects else "",
+        s3_secret_key=lake_secret(rehearsal, _S3_SECRET, "secret-key") if objects else "",
         s3_verify_key=(
-            lake_secret(rehearsal, f"s3-{ceph_config.VERIFY_USER}", "secret-key")
-            if here.ceph is not None
-            else ""
+            lake_secret(rehearsal, f"s3-{ceph_config.VERIFY_USER}", "secret-key") if objects else ""
         ),
         reader_access_key=lake_secret(rehearsal, _READER, "access-key") if pipeline else "",
         reader_secret_key=lake_secret(rehearsal, _READER, "secret-key") if pipeline else "",

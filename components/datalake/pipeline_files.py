@@ -80,7 +80,8 @@ def settings(
 def dagster_yaml(config: PipelineConfig, postgres: str, port: int, launcher: dict[str, Any]) -> str:
     """Dagster's instance. The password comes from the file that `prepare` wrote."""
     url = (
-        f"postgresql://{DAGSTER}@{postgres}:{port}/{DAGSTER}"
+        # SQLAlchemy 2.1 would take psycopg 3, for which Dagster's statements are not made.
+        f"postgresql+psycopg2://{DAGSTER}@{postgres}:{port}/{DAGSTER}"
         f"?sslmode=verify-full&sslrootcert={_CA}&passfile={RUN}/pgpass&connect_timeout=10"
     )
     scratch = {"module": "dagster._core.storage.root", "class": "LocalArtifactStorage"}

@@ -54,6 +54,7 @@ def test_dagster_takes_the_instance(tmp_path: Path) -> None:
     ref = instance(tmp_path, "local")
     assert type(ref.run_launcher).__name__ == "DefaultRunLauncher"
     url = ref.run_storage_data.config_dict["postgres_url"]
+    assert url.startswith("postgresql+psycopg2://")
     assert "sslmode=verify-full" in url and "passfile=/run/pipeline/pgpass" in url
     assert ref.settings["run_monitoring"]["enabled"] is True
 

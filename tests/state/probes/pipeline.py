@@ -27,7 +27,7 @@ Secret = Mapping[str, Any]
 INCOMING = "images-incoming"
 DEVICE = "estate-verify"
 """Images of checks are named so, and no dataset version takes them."""
-ARRIVAL_S = 42.0
+ARRIVAL_S = 36.0
 BEAT_S = 120.0
 """Dagster's daemons beat every 30 s."""
 
