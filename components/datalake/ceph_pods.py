@@ -140,7 +140,7 @@ def _probes(part: Part) -> tuple[k8s.core.v1.ProbeArgs, ...]:
     if part == "gateway":
         ready = probe(http=("/swift/healthcheck", port), scheme="HTTPS", period_s=5, timeout_s=5)
     return (
-        probe(tcp=port, period_s=1, failures=300),
+        probe(tcp=port, period_s=1, failures=600),
         ready,
         probe(tcp=port, period_s=20, failures=6),
     )
