@@ -82,7 +82,8 @@ def prepare(event: ImageReceived, data: bytes, limits: Limits) -> Prepared:
     image = bounded(image, limits.side_px)
     encoded = io.BytesIO()
     # No chroma subsampling: what is thin and coloured (signs, lights) stays.
-    image.save(encoded, "JPEG", quality=limits.quality, subsampling=0, optimize=True)
+    # Not `optimize`: for that Pillow has a buffer that the noise of a bad sensor overflows.
+    image.save(encoded, "JPEG", quality=limits.quality, subsampling=0)
     content = encoded.getvalue()
     return Prepared(
         event=event,

@@ -132,3 +132,11 @@ def test_statistics_say_what_an_image_is() -> None:
     assert sharp["entropy"] == pytest.approx(1)
     assert sharp["sharpness"] > 100_000
     assert features.statistics(np.zeros((1, 1, 3), dtype=np.uint8))["sharpness"] == 0
+
+
+def test_noise_is_an_image_too() -> None:
+    """What a broken sensor sends is larger as a JPEG than Pillow expects of one."""
+    noise = Image.frombytes("RGB", (640, 480), np.random.default_rng(1).bytes(640 * 480 * 3))
+    data = encoded(noise)
+    made = prepare(received(data), data, LIMITS)
+    assert Image.open(io.BytesIO(made.content)).size == (640, 480)
