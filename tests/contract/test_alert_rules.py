@@ -10,6 +10,8 @@ import pytest
 
 from components.console.config import ConsoleConfig
 from components.console.rules import console_rules
+from components.datalake.ceph_config import CephConfig
+from components.datalake.ceph_rules import alerts
 from components.datalake.mongodb_config import MongodbConfig
 from components.datalake.mongodb_operator import operator_rules
 from components.datalake.mongodb_rules import mongodb_rules
@@ -44,10 +46,20 @@ MONGODB = MongodbConfig.model_validate(
 PIPELINE = PipelineConfig.model_validate(
     {"users": [{"name": "verify", "password": {"file": "pipeline/verify"}}]}
 )
+CEPH = CephConfig.model_validate(
+    {
+        "fsid": "6c1f3d0e-5b7a-4d36-9a53-2f0f6d1c8e21",
+        "keys": {"file": "ceph/keys"},
+        "users": [{"name": "verify", "secret_key": {"file": "ceph/verify"}}],
+        "buckets": [{"name": "estate-verify", "owner": "verify"}],
+    }
+)
+CEPH_OSD = 'ceph_osd_up{ceph_daemon="osd.1"}'
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
+    "ceph": alerts(CEPH),
     "strimzi": strimzi_rules(),
     "mongodb": mongodb_rules("mongodb", "datalake", MONGODB),
     "mongodb-operator": operator_rules(),
@@ -216,6 +228,30 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             False,
         ),
         ("mongodb-operator", "MongodbOperatorDown", {"nothing": 1}, True),
+        ("ceph", "CephMetricsMissing", {"nothing": 1}, True),
+        ("ceph", "CephMetricsMissing", {"ceph_health_status": 0}, False),
+        ("ceph", "CephHealthError", {"ceph_health_status": 2}, True),
+        ("ceph", "CephHealthError", {"ceph_health_status": 1}, False),
+        ("ceph", "CephHealthWarning", {"ceph_health_status": 1}, True),
+        ("ceph", "CephHealthWarning", {"ceph_health_status": 0}, False),
+        ("ceph", "CephOsdDown", {CEPH_OSD: 0}, True),
+        ("ceph", "CephOsdDown", {CEPH_OSD: 1}, False),
+        ("ceph", "CephMonitorsOutOfQuorum", {"ceph_mon_quorum_status": 0}, True),
+        ("ceph", "CephMonitorsOutOfQuorum", {"ceph_mon_quorum_status": 1}, False),
+        ("ceph", "CephPlacementGroupsInactive", {"ceph_pg_total": 8, "ceph_pg_active": 7}, True),
+        ("ceph", "CephPlacementGroupsInactive", {"ceph_pg_total": 8, "ceph_pg_active": 8}, False),
+        (
+            "ceph",
+            "CephNearFull",
+            {"ceph_cluster_total_used_bytes": 9, "ceph_cluster_total_bytes": 10},
+            True,
+        ),
+        (
+            "ceph",
+            "CephNearFull",
+            {"ceph_cluster_total_used_bytes": 7, "ceph_cluster_total_bytes": 10},
+            False,
+        ),
         (
             "strimzi",
             "StrimziNotReconciled",
