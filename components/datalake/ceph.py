@@ -29,11 +29,15 @@ from components.workload import (
     prometheus_rule,
     service_account,
     service_dns,
+    waive,
 )
 
 SERVICE = "s3"
 PORT = 443
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
+_ONE_POD = waive(
+    {"kube-score.service-targets-pod": "selects one pod by the name that its StatefulSet gives it"}
+)
 
 
 class Ceph(Component):
@@ -249,7 +253,9 @@ class Ceph(Component):
             pod = host.partition(".")[0]
             k8s.core.v1.Service(
                 pod,
-                metadata=meta(pod, self._namespace, self._selector("mon"), _SKIP_AWAIT),
+                metadata=meta(
+                    pod, self._namespace, self._selector("mon"), {**_SKIP_AWAIT, **_ONE_POD}
+                ),
                 spec=k8s.core.v1.ServiceSpecArgs(
                     selector={"statefulset.kubernetes.io/pod-name": pod},
                     # The quorum is formed by monitors that are not ready yet.

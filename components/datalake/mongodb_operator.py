@@ -85,7 +85,6 @@ class MongodbOperator(Component):
         rights = self._rights(watched[1])
         waived = {
             "checkov.CKV_K8S_38": "an operator works on the API",
-            "kube-score.deployment-replicas": "it knows no leader; members go on without it",
             "images.operator": "MONGODB_IMAGE is part of a name; the replica set has the digest",
         }
         deployment = k8s.apps.v1.Deployment(

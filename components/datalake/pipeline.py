@@ -250,7 +250,8 @@ class Pipeline(Component):
     ) -> k8s.apps.v1.Deployment:
         name = self._name
         reasons = {
-            "kube-score.deployment-replicas": "Dagster's daemon must be one; images wait for it"
+            "kube-score.deployment-replicas": "Dagster's daemon must be one; images wait for it",
+            "kube-score.deployment-strategy": "two daemons would start every run twice",
         }
         spec = pods.dagster_pod(
             name,
