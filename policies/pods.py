@@ -196,7 +196,7 @@ def no_secret(subject: Subject) -> Iterator[Finding]:
             if value and "/" not in value and _SECRET_FILE.match(variable["name"]):
                 yield Finding(f"environment variable {variable['name']} names no path", name)
         words = [*(container.get("command") or []), *(container.get("args") or [])]
-        for word, following in zip(words, [*words[1:], "-"], strict=True):
+        for word, following in zip(words, [*words[1:], "-"], strict=False):
             flag = _SECRET_FLAG.match(word)
             if flag is not None and (flag[2] or ("=" not in word and following[:1] not in "-/$")):
                 yield Finding(f"argument {flag[1]} has a value", name)
