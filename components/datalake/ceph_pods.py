@@ -18,6 +18,7 @@ from components.workload import (
     container_security,
     labels,
     memory_volume,
+    passwords_volume,
     pod_security,
     probe,
     requirements,
@@ -199,7 +200,7 @@ def job(
                     config_map_volume("jobs", f"{settings}-jobs"),
                     config_map_volume("declaration", f"{settings}-declaration"),
                     config_map_volume("trust", TRUST_CONFIG_MAP),
-                    _user_keys(users),
+                    passwords_volume("users", dict(users), "secret-key"),
                 ],
             ),
         ),
@@ -216,25 +217,6 @@ def _mounts(*, keys: bool = True) -> list[k8s.core.v1.VolumeMountArgs]:
     if keys:
         found.append(_mount(name="keys", mount_path="/etc/ceph/keys", read_only=True))
     return found
-
-
-def _user_keys(users: Sequence[tuple[str, str]]) -> k8s.core.v1.VolumeArgs:
-    """One file per user, which holds his secret key."""
-    return k8s.core.v1.VolumeArgs(
-        name="users",
-        projected=k8s.core.v1.ProjectedVolumeSourceArgs(
-            default_mode=0o440,
-            sources=[
-                k8s.core.v1.VolumeProjectionArgs(
-                    secret=k8s.core.v1.SecretProjectionArgs(
-                        name=secret,
-                        items=[k8s.core.v1.KeyToPathArgs(key="secret-key", path=user)],
-                    )
-                )
-                for user, secret in users
-            ],
-        ),
-    )
 
 
 def _scratch() -> k8s.core.v1.VolumeArgs:
