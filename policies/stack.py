@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from policies.model import Finding, Subject, selects, texts
 from policies.pods import CUSTOM, pod_labels
@@ -78,8 +79,20 @@ def network_policies(subjects: Sequence[Subject]) -> Found:
         elif subject.kind == "NetworkPolicy":
             spec = subject.body.get("spec") or {}
             for way, peers in (("ingress", "from"), ("egress", "to")):
-                if any(not (one.get(peers) or one.get("ports")) for one in spec.get(way) or []):
+                if any(_allows_all(one, peers) for one in spec.get(way) or []):
                     yield subject, Finding(f"a rule of {way} allows everything", way)
+
+
+def _allows_all(rule: Mapping[str, Any], peers: str) -> bool:
+    """Whether a rule names no port, and no peer or one that is anybody."""
+    return not rule.get("ports") and any(map(_is_anybody, rule.get(peers) or [{}]))
+
+
+def _is_anybody(peer: Mapping[str, Any]) -> bool:
+    if block := peer.get("ipBlock"):
+        return str(block.get("cidr")).endswith("/0") and not block.get("except")
+    # Without a namespace selector it is about its own namespace; an empty one takes all of them.
+    return not peer or (peer.get("namespaceSelector") == {} and not peer.get("podSelector"))
 
 
 def _denies_all(policy: Subject) -> bool:

@@ -122,9 +122,7 @@ def logs(name: str, component: str, follow: bool) -> int:
     """Print the log of a process or of the pods whose name begins so; list them without one."""
     rehearsal = Rehearsal(name)
     rehearsal.required()
-    files = {file.stem: file for file in sorted((rehearsal.folder / "logs").glob("*.log"))}
-    plane = rehearsal.folder / "kwok" / "clusters" / "estate" / "logs"
-    files |= {file.stem: file for file in sorted(plane.glob("*.log"))}
+    files = {file.stem: file for file in rehearsal.logs()}
     if component in files:
         command = ["tail", "-n", "500", *(["-F"] if follow else []), str(files[component])]
         return subprocess.run(command, check=False).returncode

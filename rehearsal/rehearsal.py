@@ -216,6 +216,11 @@ class Rehearsal:
             return ControlPlane(self.box(), found, api_port=_API_INSIDE, ports=12379)
         return ControlPlane(self.box(), found, api_port=self.api_port, ports=self.api_port + 10)
 
+    def logs(self) -> list[Path]:
+        """The logs of its processes, those of the control plane last."""
+        folders = (self.folder / "logs", self.control_plane({}).logs)
+        return [file for folder in folders for file in sorted(folder.glob("*.log"))]
+
     def node(self, found: Mapping[str, Path], pause_image: str = "") -> Node:
         """Its real node."""
         box = self.box()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> i
             rehearsal.destroy()
             rehearsal = Rehearsal(rehearsal.name)
         found = find_tools("simulated", offline)
+        rows = None
         try:
             reason = f"a rehearsal of {environment}: nothing of it runs"
             rehearsal.prepare("simulated", reason, None, environment)
@@ -59,10 +61,22 @@ def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> i
             rows = _rows(rehearsal, found)
         finally:
             if not keep:
+                if rows is None or any(row.state == "failed" for row in rows):
+                    console.say(f"its logs are kept in {_keep_logs(rehearsal)}")
                 console.step("taking it away")
                 rehearsal.destroy()
     seconds = time.monotonic() - began
     return _report(environment, rows, seconds, as_json)
+
+
+def _keep_logs(rehearsal: Rehearsal) -> Path:
+    """Copy the logs of one that failed to where they outlive it; those of an earlier one go."""
+    kept = paths.cache() / "logs" / rehearsal.name
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for file in rehearsal.logs():
+        shutil.copy(file, kept)
+    return kept
 
 
 def _declared(environment: str) -> Environment:

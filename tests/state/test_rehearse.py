@@ -201,6 +201,8 @@ def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Pa
     assert "exceeded quota" in failed["platform/cert-manager"]
     assert "monitoring/alertmanager" not in failed
     assert not (state / "rehearse-broken").exists()
+    logs = Path(done.stderr.partition("its logs are kept in ")[2].split()[0])
+    assert {"kube-apiserver.log", "kube-scheduler.log"} <= {file.name for file in logs.iterdir()}
 
 
 def test_a_field_that_the_program_mistypes_is_named_in_the_result(

@@ -74,10 +74,21 @@ def test_namespaces_deny_and_workloads_declare() -> None:
     elsewhere = changed(ALLOW, put("metadata", "namespace", to="elsewhere"))
     assert refused(name, NAMESPACE, DENY, elsewhere, DEPLOYMENT)
     assert refused(name, NAMESPACE, DENY, ALLOW, CLUSTER)
-    for way in ("ingress", "egress"):
-        everything = changed(ALLOW, put("spec", way, to=[{}]))
-        found = refused(name, NAMESPACE, DENY, everything, DEPLOYMENT)
-        assert found == [f"NetworkPolicy space/thing: a rule of {way} allows everything"]
+    anybody = [
+        {"ipBlock": {"cidr": "0.0.0.0/0"}},
+        {"ipBlock": {"cidr": "::/0"}},
+        {"namespaceSelector": {}},
+    ]
+    for way, peers in (("ingress", "from"), ("egress", "to")):
+        for rule in ({}, *({peers: [{"podSelector": {}}, peer]} for peer in anybody)):
+            everything = changed(ALLOW, put("spec", way, to=[rule]))
+            found = refused(name, NAMESPACE, DENY, everything, DEPLOYMENT)
+            assert found == [f"NetworkPolicy space/thing: a rule of {way} allows everything"]
+        for peer in (*anybody, {"podSelector": {}}):
+            named = {peers: [peer], "ports": [{"port": 443}]}
+            assert not refused(
+                name, NAMESPACE, DENY, changed(ALLOW, put("spec", way, to=[named])), DEPLOYMENT
+            )
 
 
 def test_the_value_of_a_secret_is_nowhere_else() -> None:
