@@ -36,7 +36,7 @@ LABEL = {"grafana_dashboard": "1"}
 PROVED = "monitoring"
 """The dashboard that every environment with dashboards has: `verify --prove` breaks it."""
 _DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-_ALERTS = "prometheus_config_last_reload_successful"
+_SERIES = "prometheus_config_last_reload_successful"
 
 
 class Dashboards(Component):
@@ -138,7 +138,7 @@ def _thresholds(panel: Panel) -> ThresholdsConfig:
 def _check(dashboards: Sequence[Dashboard], prometheus: Mapping[str, JsonValue]) -> Check:
     proved = next(one for one in dashboards if one.name == PROVED)
     # As after an upgrade that gives a series another name.
-    broken = render(proved).replace(_ALERTS, f"{_ALERTS}_before")
+    broken = render(proved).replace(_SERIES, f"{_SERIES}_before")
     return Check(
         id="monitoring.dashboards",
         title="every query of every dashboard is answered with a value",
