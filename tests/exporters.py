@@ -74,7 +74,7 @@ def _client(module: ModuleType) -> set[str]:
     found: set[str] = set()
     for metric in vars(module).values():
         if isinstance(metric, MetricWrapperBase):
-            (family,) = metric.describe()
+            (family,) = metric.describe()  # type: ignore[no-untyped-call]
             if isinstance(metric, Gauge):
                 found.add(family.name)
             elif isinstance(metric, Histogram):

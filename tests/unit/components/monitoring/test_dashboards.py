@@ -111,7 +111,7 @@ def test_panels_say_what_they_show_in_which_unit_and_lie_beside_each_other(
     environment: str,
 ) -> None:
     for dashboard in dashboards(environment).values():
-        places = set()
+        places: set[tuple[int, int]] = set()
         for panel in panels(dashboard):
             where = f"{dashboard['uid']}: {panel['title']}"
             assert panel["description"].endswith((".", "?")), where
