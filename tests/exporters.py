@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +49,7 @@ _PARTS = {
 
 def exported(part: str) -> set[str]:
     """The series that a dashboard of this part may ask for; KeyError for a part unknown here."""
-    made = {
+    made: dict[str, Callable[[], set[str]]] = {
         "postgres": _cnpg,
         "pgpool": lambda: _pgpool() | _cnpg(),
         "transfer": lambda: _client(transfer),
@@ -70,11 +71,11 @@ def unmade_kafka_series() -> set[str]:
 
 
 def _client(module: ModuleType) -> set[str]:
-    """The samples of a module's metrics; only counters have names of their own."""
+    """The names of the samples of a module's metrics."""
     found: set[str] = set()
     for metric in vars(module).values():
         if isinstance(metric, MetricWrapperBase):
-            (family,) = metric.describe()  # type: ignore[no-untyped-call]
+            (family,) = metric.describe()
             if isinstance(metric, Gauge):
                 found.add(family.name)
             elif isinstance(metric, Histogram):
