@@ -12,6 +12,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.checks import Check, ExpectedPods
+from components.dashboards import Dashboard
 from components.flows import Flow
 from components.model import Resources, Spread, Storage, topology
 from policies.model import PREFIX
@@ -27,17 +28,19 @@ TRUST_CONFIG_MAP = "estate-ca"
 
 
 class Component(pulumi.ComponentResource):
-    """A system of the estate; subclasses fill `checks`, `expected_pods` and `flows`."""
+    """A system of the estate; subclasses fill these lists, which are about what runs."""
 
     checks: list[Check]
     expected_pods: list[ExpectedPods]
     flows: list[Flow]
+    dashboards: list[Dashboard]
 
     def __init__(self, token: str, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(token, name, None, opts)
         self.checks = []
         self.expected_pods = []
         self.flows = []
+        self.dashboards = []
 
     def child(self, **options: Any) -> pulumi.ResourceOptions:
         """Options of a child resource: `ResourceOptions(parent=self, **options)`."""

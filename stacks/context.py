@@ -17,6 +17,7 @@ import pulumi_kubernetes as k8s
 import yaml
 
 from components.checks import Check, ExpectedPods
+from components.dashboards import Dashboard
 from components.flows import Flow
 from components.model import Images, SecretRef
 from components.platform.pki import PkiConfig
@@ -102,6 +103,7 @@ class Context:
     checks: list[Check] = field(default_factory=list)
     expected_pods: list[ExpectedPods] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
+    dashboards: list[Dashboard] = field(default_factory=list)
     links: dict[str, pulumi.Output[str]] = field(default_factory=dict)
     """What a person opens, by name; the rehearsal's gateway leads a loopback port to each."""
     _secrets: dict[str, pulumi.Output[str]] = field(default_factory=dict)
@@ -117,10 +119,11 @@ class Context:
         return self._secrets[ref.source]
 
     def declare(self, component: Component) -> None:
-        """Take over the checks, expected pods and flows of a component."""
+        """Take over the checks, expected pods, flows and dashboards of a component."""
         self.checks += component.checks
         self.expected_pods += component.expected_pods
         self.flows += component.flows
+        self.dashboards += component.dashboards
 
     @functools.cached_property
     def provider(self) -> k8s.Provider:

@@ -59,6 +59,7 @@ def compose(context: Context) -> None:
     realtime.deploy(context, platform, monitors)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
+    monitoring.deploy_dashboards(context, platform)
     foundation.deploy_network(context, namespaces)
     pulumi.export("links", context.links)
     pulumi.export("checks", json_list(context.checks))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pulumi
 
-from components.monitoring.monitoring import Monitoring
+from components.monitoring.grafana import Dashboards
+from components.monitoring.monitoring import Monitoring, asked
 from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
 from components.platform.namespaces import NAMESPACES, Namespaces
 from stacks.context import Context, manifest
@@ -26,6 +27,21 @@ def deploy_operator(context: Context, namespaces: Namespaces) -> PrometheusOpera
     )
     context.declare(operator)
     return operator
+
+
+def deploy_dashboards(context: Context, platform: Platform) -> None:
+    """The dashboards of all parts that were declared until now: so it comes last."""
+    config = context.environment.monitoring
+    if config is None or not config.dashboards:
+        return
+    dashboards = Dashboards(
+        "dashboards",
+        context.dashboards,
+        namespaces=platform.namespaces,
+        prometheus=asked(),
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(dashboards)
 
 
 def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -> Monitoring:

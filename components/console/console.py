@@ -23,6 +23,7 @@ from components.console.config import (
     USER,
     ConsoleConfig,
 )
+from components.console.dashboard import console_dashboard
 from components.console.rules import console_rules
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.kafka_files import CLIENTS_PORT as KAFKA_PORT
@@ -412,3 +413,4 @@ class Console(Component):
         pod_monitor(self._name, self._namespace, self._selector, [endpoint], opts)
         rules = console_rules(self._name, NAMESPACE, self._config)
         prometheus_rule(self._name, self._namespace, rules, opts)
+        self.dashboards.append(console_dashboard(self._name, NAMESPACE, self._config))

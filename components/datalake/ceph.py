@@ -14,6 +14,7 @@ from components.checks import ExpectedPods
 from components.datalake import ceph_buckets, ceph_files, ceph_pods, ceph_users
 from components.datalake.ceph_checks import checks, statefulset
 from components.datalake.ceph_config import REGION, CephConfig
+from components.datalake.ceph_dashboard import ceph_dashboard
 from components.datalake.ceph_rules import alerts
 from components.datalake.object_store import ObjectStore
 from components.flows import Flow, Pods, scraped
@@ -344,4 +345,5 @@ class Ceph(Component):
             waived={"encryption": "counters of daemons and pools, no objects and no keys"},
         )
         prometheus_rule(self._name, self._namespace, alerts(self._config), opts)
+        self.dashboards.append(ceph_dashboard(self._name, self._space, self._config))
         self.flows.append(scraped(self._pods("mgr"), ceph_files.METRICS_PORT))

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from components.authority import Authority
 from components.checks import ExpectedPods
+from components.dashboards import operator_dashboard
 from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Manifest, Object, annotate, apply_release
@@ -147,6 +148,15 @@ class CloudNativePgOperator(Component):
                 ),
             ],
             opts,
+        )
+        self.dashboards.append(
+            operator_dashboard(
+                "cloudnative-pg",
+                NAMESPACE,
+                "CloudNativePG",
+                alerts="CloudNativePg.+",
+                description="The operator of PostgreSQL.",
+            )
         )
 
 

@@ -22,6 +22,7 @@ from components.datalake.ferretdb_files import (
 from components.datalake.mongodb_checks import Faults, checks
 from components.datalake.mongodb_cluster import MongodbCluster
 from components.datalake.mongodb_config import NAMESPACE, PORT, MongodbConfig
+from components.datalake.mongodb_dashboard import mongodb_dashboard
 from components.datalake.mongodb_rules import mongodb_rules
 from components.datalake.postgres import Postgres
 from components.flows import Flow, Pods, scraped
@@ -351,6 +352,7 @@ class FerretDB(MongodbCluster):
         )
         rules = mongodb_rules(self._name, self._namespace_name, self._config)
         prometheus_rule(self._name, self._namespace, rules, opts)
+        self.dashboards.append(mongodb_dashboard(self._name, self._namespace_name, self._config))
 
     def _faults(self, restart: str) -> Faults:
         name, namespace = self._name, self._namespace_name

@@ -21,6 +21,7 @@ from components.datalake.kafka_config import (
     BROKER_PRINCIPAL,
     KafkaConfig,
 )
+from components.datalake.kafka_dashboard import kafka_dashboard
 from components.datalake.kafka_monitoring import monitor
 from components.flows import Flow, Pods, scraped
 from components.model import Image
@@ -104,6 +105,7 @@ class Kafka(KafkaCluster):
         job = self._reconcile(passwords, [brokers, *secrets.values()])
         if monitors is not None:
             monitor(name, namespace, self._selector, config, self.child(depends_on=list(monitors)))
+            self.dashboards.append(kafka_dashboard(name, namespace_name, config))
             self.flows.append(scraped(pods, files.METRICS_PORT))
         self.checks = checks(name, namespace_name, config, self._hosts)
         self.expected_pods = [

@@ -15,6 +15,7 @@ from components.datalake import mongodb_spec as spec
 from components.datalake.mongodb_checks import Faults, checks
 from components.datalake.mongodb_cluster import MongodbCluster
 from components.datalake.mongodb_config import NAMESPACE, PORT, VERIFY_USER, MongodbConfig
+from components.datalake.mongodb_dashboard import mongodb_dashboard
 from components.datalake.mongodb_rules import mongodb_rules
 from components.flows import Flow, Pods, asks_api, scraped
 from components.model import Image, Resources
@@ -221,6 +222,7 @@ class MongodbCommunity(MongodbCluster):
         )
         rules = mongodb_rules(name, self._namespace_name, self._config)
         prometheus_rule(name, self._namespace, rules, opts)
+        self.dashboards.append(mongodb_dashboard(name, self._namespace_name, self._config))
 
     def _faults(self) -> Faults:
         """All in what the operator is told: what it makes it mends at once."""

@@ -14,6 +14,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.checks import ExpectedPods
+from components.dashboards import operator_dashboard
 from components.flows import Pods, asks_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Object, apply_release
@@ -201,6 +202,15 @@ class MongodbOperator(Component):
         waived = {"encryption": "counters of the operator's own work, nothing of a database"}
         pod_monitor(NAME, self._namespace, SELECTOR, [{"port": "metrics"}], opts, waived=waived)
         prometheus_rule(NAME, self._namespace, operator_rules(), opts)
+        self.dashboards.append(
+            operator_dashboard(
+                NAME,
+                NAMESPACE,
+                "MongoDB operator",
+                alerts="MongodbOperator.+",
+                description="The operator of MongoDB.",
+            )
+        )
 
 
 def operator_rules() -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from components.datalake.pgpool_config import (
 )
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import MONITOR_ROLE, NAMESPACE
+from components.datalake.postgres_dashboards import pgpool_dashboard
 from components.datalake.postgres_rules import pgpool_rules
 from components.flows import Flow, Pods, scraped
 from components.model import Image
@@ -340,6 +341,7 @@ class Pgpool(Component):
         prometheus_rule(
             name, self._namespace, pgpool_rules(name, self._namespace_name, self._config), opts
         )
+        self.dashboards.append(pgpool_dashboard(name, self._namespace_name, self._config))
 
     def _declare_checks(self, host: str, owner: str) -> None:
         name, namespace, postgres = self._name, self._namespace_name, self._postgres

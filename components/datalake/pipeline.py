@@ -26,6 +26,7 @@ from components.datalake.pipeline_config import (
     USER,
     PipelineConfig,
 )
+from components.datalake.pipeline_dashboard import pipeline_dashboard
 from components.datalake.pipeline_pods import Secrets
 from components.datalake.pipeline_rules import pipeline_rules
 from components.datalake.postgres import Postgres
@@ -309,6 +310,7 @@ class Pipeline(Component):
         pod_monitor(name, self._namespace, self._selector, endpoints, opts, waived=waived)
         rules = pipeline_rules(self._namespace_name, self._config)
         prometheus_rule(name, self._namespace, rules, opts)
+        self.dashboards.append(pipeline_dashboard(name, self._namespace_name, self._config))
         self.flows.append(scraped(self.pods, METRICS_PORT))
 
 

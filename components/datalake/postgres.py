@@ -21,6 +21,7 @@ from components.datalake.postgres_config import (
     PostgresConfig,
     own_parameters,
 )
+from components.datalake.postgres_dashboards import postgres_dashboard
 from components.datalake.postgres_rules import postgres_rules
 from components.flows import Flow, Pods, asks_api, scraped
 from components.model import Image, topology
@@ -357,6 +358,7 @@ class Postgres(Component):
         prometheus_rule(
             name, self._namespace, postgres_rules(name, self._namespace_name, config), opts
         )
+        self.dashboards.append(postgres_dashboard(name, self._namespace_name, config))
 
     def _declare_checks(self) -> None:
         name, namespace = self._name, self._namespace_name

@@ -17,6 +17,7 @@ from components.datalake import ceph_buckets, ceph_pods, rook_operator
 from components.datalake import rook_spec as spec
 from components.datalake.ceph_checks import Run, checks
 from components.datalake.ceph_config import REGION, CephConfig
+from components.datalake.ceph_dashboard import ceph_dashboard
 from components.datalake.ceph_rules import alerts
 from components.datalake.object_store import ObjectStore
 from components.flows import OUTSIDE, Flow, Pods, asks_api, scraped
@@ -303,3 +304,4 @@ class RookCeph(Component):
             pod_monitor(name, self._namespace, selector, [{"port": port}], opts, waived=waived)
             self.flows.append(scraped(self._pods(part), number))
         prometheus_rule(self._name, self._namespace, alerts(self._config), opts)
+        self.dashboards.append(ceph_dashboard(self._name, STORAGE, self._config))

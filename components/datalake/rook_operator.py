@@ -14,6 +14,7 @@ import pulumi
 import yaml
 
 from components.checks import ExpectedPods
+from components.dashboards import operator_dashboard
 from components.datalake.cloudnative_pg import relocate
 from components.datalake.rook_config import RookConfig
 from components.flows import Pods, asks_api, scraped
@@ -94,6 +95,11 @@ class RookOperator(Component):
         waived = {"encryption": "counters of the operator's own work, nothing of a cluster"}
         pod_monitor(NAME, namespace, SELECTOR, [{"port": "http"}], opts, waived=waived)
         prometheus_rule(NAME, namespace, rook_rules(), opts)
+        self.dashboards.append(
+            operator_dashboard(
+                NAME, STORAGE, "Rook", alerts="Rook.+", description="The operator of Ceph."
+            )
+        )
 
 
 def rook_rules() -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from components.datalake import strimzi_spec as spec
 from components.datalake.kafka_checks import Access, Faults, declare, join, secret
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.kafka_config import ADMIN_PRINCIPAL, VERIFY_USER, KafkaConfig
+from components.datalake.kafka_dashboard import kafka_dashboard
 from components.datalake.kafka_monitoring import monitor
 from components.flows import Flow, Pods, asks_api, scraped
 from components.model import Resources
@@ -81,6 +82,7 @@ class StrimziKafka(KafkaCluster):
         entities = [*self._topics(kafka), *self._users(kafka, secrets)]
         if monitors is not None:
             self._monitor(self.child(depends_on=list(monitors)))
+            self.dashboards.append(kafka_dashboard(name, namespace_name, config))
         self.flows = self._flows(namespace_name, scrapes=monitors is not None)
         self.checks = self._checks(namespace_name)
         self.expected_pods = self._expected(namespace_name)

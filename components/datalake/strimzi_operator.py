@@ -15,6 +15,7 @@ from pydantic import Field
 
 from components.checks import ExpectedPods
 from components.datalake import strimzi_rbac
+from components.datalake.strimzi_dashboard import strimzi_dashboard
 from components.flows import Pods, asks_api, scraped
 from components.model import Image, Model, Resources
 from components.platform.release import Object, apply_release
@@ -231,6 +232,7 @@ class StrimziOperator(Component):
         waived = {"encryption": "counters of the operator's own work, nothing of a cluster"}
         pod_monitor(NAME, self._namespace, SELECTOR, [{"port": "http"}], opts, waived=waived)
         prometheus_rule(NAME, self._namespace, strimzi_rules(), opts)
+        self.dashboards.append(strimzi_dashboard(NAME, NAMESPACE))
 
 
 def strimzi_rules() -> list[dict[str, Any]]:

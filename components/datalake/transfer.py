@@ -27,6 +27,7 @@ from components.datalake.transfer_config import (
     USER,
     TransferConfig,
 )
+from components.datalake.transfer_dashboard import transfer_dashboard
 from components.datalake.transfer_rules import transfer_rules
 from components.flows import Flow, Pods, scraped
 from components.model import Image, Resources
@@ -379,6 +380,7 @@ class Transfer(Component):
             transfer_rules(self._name, NAMESPACE, self._config),
             opts,
         )
+        self.dashboards.append(transfer_dashboard(self._name, NAMESPACE, self._config))
 
 
 def _health(port: int, path: str, *, period_s: int, failures: int = 3) -> k8s.core.v1.ProbeArgs:

@@ -55,9 +55,13 @@ class AlertmanagerConfig(Model):
 
 
 class MonitoringConfig(Model):
-    """Prometheus and Alertmanager; `protect` refuses to delete them, and with them their data."""
+    """Prometheus and Alertmanager; `protect` refuses to delete them, and with them their data.
+
+    With `dashboards` every part brings a ConfigMap that a Grafana in the cluster shows.
+    """
 
     prometheus: PrometheusConfig = PrometheusConfig()
     alertmanager: AlertmanagerConfig = AlertmanagerConfig()
     spread: Spread = "prefer"
+    dashboards: bool = True
     protect: bool = True

@@ -17,6 +17,7 @@ from components.flows import PROMETHEUS as PROMETHEUS_PODS
 from components.model import Image
 from components.monitoring import alertmanager, prometheus
 from components.monitoring.config import MonitoringConfig
+from components.monitoring.dashboard import monitoring_dashboard
 from components.monitoring.prometheus_operator import GROUP, NAMESPACE
 from components.monitoring.prometheus_operator import NAME as OPERATOR
 from components.monitoring.rules import rules
@@ -227,6 +228,7 @@ class Monitoring(Component):
                 opts,
             )
         prometheus_rule("monitoring", self._namespace, rules(NAMESPACE), opts)
+        self.dashboards.append(monitoring_dashboard("monitoring", NAMESPACE))
 
     def _declare_pods(self) -> None:
         for name, part in (
@@ -271,8 +273,7 @@ class Monitoring(Component):
 
     def _declare_checks(self, watched: list[str]) -> None:
         url: dict[str, JsonValue] = {
-            "url": _url(PROMETHEUS, prometheus.PORT),
-            "ca": _ca(PROMETHEUS),
+            **asked(),
             "namespaces": list(watched),
             "labels": dict(MONITOR_LABELS),
         }
@@ -308,6 +309,11 @@ class Monitoring(Component):
                 fault=scale_to(0, "Alertmanager", NAMESPACE, ALERTMANAGER, f"{GROUP}/v1"),
             ),
         ]
+
+
+def asked() -> dict[str, JsonValue]:
+    """How a probe asks Prometheus: its address, and what its certificate is verified with."""
+    return {"url": _url(PROMETHEUS, prometheus.PORT), "ca": _ca(PROMETHEUS)}
 
 
 def _url(service: str, port: int) -> str:

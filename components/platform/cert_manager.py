@@ -11,6 +11,7 @@ import pulumi
 from components.checks import ExpectedPods
 from components.flows import Pods, asks_api, called_by_api, scraped
 from components.model import Image, Model, Resources
+from components.platform.certificate_dashboard import certificate_dashboard
 from components.platform.certificate_rules import certificate_rules
 from components.platform.release import Object, annotate, apply_release
 from components.workload import Component, pod_monitor, prometheus_rule, waive
@@ -107,6 +108,7 @@ class CertManager(Component):
             certificate_rules(NAMESPACE),
             opts,
         )
+        self.dashboards.append(certificate_dashboard("cert-manager", NAMESPACE))
 
 
 def vendored(body: Object, config: CertManagerConfig, images: Mapping[str, Image]) -> Object:

@@ -12,39 +12,40 @@ CRITICAL_DAYS = 14
 AUTHORITY_DAYS = 90
 """Another generation takes three deployments, and clients outside must be given its certificate."""
 
-_EXPIRES = "certmanager_certificate_expiration_timestamp_seconds"
-_RENEWS = "certmanager_certificate_renewal_timestamp_seconds"
+READY = "certmanager_certificate_ready_status"
+EXPIRES = "certmanager_certificate_expiration_timestamp_seconds"
+RENEWS = "certmanager_certificate_renewal_timestamp_seconds"
+AUTHORITY = f'name=~"{ISSUER}(-[0-9]+)?"'
+"""Label matcher of the authority's own certificates, of every generation."""
 _WHICH = "{{ $labels.namespace }}/{{ $labels.name }}"
 
 
 def certificate_rules(namespace: str) -> list[dict[str, Any]]:
     """Rules of the group `cert-manager`, which runs in `namespace`; times are cert-manager's."""
-    authority = f'name=~"{ISSUER}(-[0-9]+)?"'
     return [
         alert(
             "CertificateNotReady",
-            'max by (namespace, name) (certmanager_certificate_ready_status{condition!="True"})'
-            " == 1",
+            f'max by (namespace, name) ({READY}{{condition!="True"}}) == 1',
             f"certificate {_WHICH} is not issued",
             for_s=300,
         ),
         alert(
             "CertificateRenewalOverdue",
             # Zero is: never issued, which CertificateNotReady tells.
-            f"time() - max by (namespace, name) ({_RENEWS} != 0) > {DAY_S}",
+            f"time() - max by (namespace, name) ({RENEWS} != 0) > {DAY_S}",
             f"certificate {_WHICH} should have been renewed a day ago; see its CertificateRequests",
             for_s=3600,
             severity="warning",
         ),
         alert(
             "CertificateExpiresSoon",
-            f"max by (namespace, name) ({_EXPIRES} > 0) - time() < {CRITICAL_DAYS} * {DAY_S}",
+            f"max by (namespace, name) ({EXPIRES} > 0) - time() < {CRITICAL_DAYS} * {DAY_S}",
             f"certificate {_WHICH} was not renewed and expires within {CRITICAL_DAYS} days",
             for_s=3600,
         ),
         alert(
             "AuthorityExpiresSoon",
-            f"max by (namespace, name) ({_EXPIRES}{{{authority}}} > 0) - time()"
+            f"max by (namespace, name) ({EXPIRES}{{{AUTHORITY}}} > 0) - time()"
             f" < {AUTHORITY_DAYS} * {DAY_S}",
             f"the CA {_WHICH} expires within {AUTHORITY_DAYS} days: begin its next generation "
             "(pki.also_trusted), or nothing that it signed is trusted any more",

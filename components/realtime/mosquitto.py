@@ -28,6 +28,7 @@ from components.realtime.mosquitto_config import (
     open_server_config,
     server_config,
 )
+from components.realtime.mosquitto_dashboard import mosquitto_dashboard
 from components.workload import (
     Component,
     alert,
@@ -127,6 +128,7 @@ class Mosquitto(Component):
         self.flows.append(Flow(source=pods, target=pods, ports=[PORT]))
         if monitors is not None:
             self._monitor(monitors)
+            self.dashboards.append(mosquitto_dashboard(name, namespace_name))
             self.flows.append(scraped(pods, METRICS_PORT))
         self.host = workload.id.apply(lambda _: host)
         self.port = PORT
