@@ -43,9 +43,9 @@ class Subject:
     def left_out(self) -> dict[str, list[str]]:
         """Database -> schemas that are its rehearsal's own: users of the documents, passwords."""
         documents = self.environment.mongodb
-        if documents is None or documents.ferretdb is None:
+        if documents is None or documents.implementation != "ferretdb":
             return {}
-        return {documents.ferretdb.database: [AUTH_DATABASE]}
+        return {documents.on_postgres.database: [AUTH_DATABASE]}
 
     def server(self) -> Server:
         """PostgreSQL's primary, by `kubectl exec` as its superuser. Raises EstateError."""
