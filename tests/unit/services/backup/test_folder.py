@@ -112,9 +112,7 @@ def grow(path: Path) -> None:
         (Path.unlink, "is missing"),
     ],
 )
-def test_every_file_is_missed(
-    tmp_path: Path, change: Callable[[Path], object], says: str
-) -> None:
+def test_every_file_is_missed(tmp_path: Path, change: Callable[[Path], object], says: str) -> None:
     backup = made(tmp_path)
     files = [
         path
@@ -204,9 +202,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [path for path in _all(writer.folder) if path.is_file()] == []
 
 
-def test_too_little_room_is_refused_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_is_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 20))
     folder.room(tmp_path, 40 << 20, "the backup")
     with pytest.raises(BackupError, match="300 MiB free; the backup needs 356 MiB: free some"):

@@ -87,9 +87,7 @@ def test_each_difference_is_named(s3: Any, tmp_path: Path) -> None:
     where, part = saved(s3, tmp_path / "one")
     s3.put_object(Bucket="plain", Key="a", Body=b"2", Metadata={"m": "1"})
     s3.put_object(Bucket="plain", Key="b", Body=b"1", Metadata={"m": "2"})
-    s3.put_object_tagging(
-        Bucket="plain", Key="c", Tagging={"TagSet": [{"Key": "t", "Value": "1"}]}
-    )
+    s3.put_object_tagging(Bucket="plain", Key="c", Tagging={"TagSet": [{"Key": "t", "Value": "1"}]})
     s3.delete_object(Bucket="plain", Key="d")
     s3.put_object(Bucket="plain", Key="new", Body=b"")
     s3.delete_object(Bucket="versioned", Key="v")
