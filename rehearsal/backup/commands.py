@@ -28,7 +28,7 @@ _SHOWN = 20
 
 def backup(name: str, to_folder: Path | None) -> int:
     """Back a rehearsal up; returns the exit code."""
-    with _words():
+    with words():
         found = subject(name)
         with found.rehearsal.locked(), BackupBars() as bars:
             made = make(found, folder_of(to_folder), bars)
@@ -39,7 +39,7 @@ def backup(name: str, to_folder: Path | None) -> int:
 
 def restore(to: str, from_: Path | None, replace: bool) -> int:
     """Restore a backup into a rehearsal and compare; 1 when something differs."""
-    with _words():
+    with words():
         source = backups.open_(_newest(folder_of(None)) if from_ is None else from_.absolute())
         found = subject(to)
         with found.rehearsal.locked(), BackupBars() as bars:
@@ -215,7 +215,7 @@ def _named(part: str, progress: Progress) -> Progress:
 
 
 @contextlib.contextmanager
-def _words() -> Iterator[None]:
+def words() -> Iterator[None]:
     """Errors of the backup's own as one line for the user."""
     try:
         yield

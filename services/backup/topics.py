@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ MOST_SHOWN = 20
 _TIMEOUT_S = 30.0
 _SILENCE_S = 60.0
 _BATCH = 500
+_POLL_S = 0.2
 
 READER: Mapping[str, Any] = {
     "group.id": "estate-backup",
@@ -107,8 +110,9 @@ def read(consumer: Consumer, topic: str, partition: int) -> Iterator[Record]:
     consumer.assign([TopicPartition(topic, partition, low)])
     silent = 0.0
     while silent < _SILENCE_S:
-        messages = consumer.consume(_BATCH, timeout=5.0)
-        silent = 0.0 if messages else silent + 5.0
+        # It returns when it has so many, or after this time: so long does the last batch take.
+        messages = consumer.consume(_BATCH, timeout=_POLL_S)
+        silent = 0.0 if messages else silent + _POLL_S
         for message in messages:
             if message.topic() != topic or message.partition() != partition:
                 continue  # of the partition before
@@ -201,7 +205,7 @@ def committed(admin: AdminClient, topics: Iterable[str]) -> dict[str, dict[str, 
     """Group -> topic -> partition -> the offset that it reads next."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     known = set(topics)
-    for one in admin.list_consumer_groups().result(_TIMEOUT_S).valid:
+    for one in _groups(admin):
         asked = [ConsumerGroupTopicPartitions(one.group_id)]
         answer = admin.list_consumer_group_offsets(asked)[one.group_id].result(_TIMEOUT_S)
         for part in answer.topic_partitions or ():
@@ -209,6 +213,19 @@ def committed(admin: AdminClient, topics: Iterable[str]) -> dict[str, dict[str, 
                 of_topic = found.setdefault(one.group_id, {}).setdefault(part.topic, {})
                 of_topic[str(part.partition)] = part.offset
     return dict(sorted(found.items()))
+
+
+def _groups(admin: AdminClient) -> list[Any]:
+    """All groups. Those of a coordinator that does not answer are in no answer, only an error."""
+    deadline = time.monotonic() + _SILENCE_S
+    while True:
+        found = admin.list_consumer_groups().result(_TIMEOUT_S)
+        if not found.errors:
+            return list(found.valid)
+        if time.monotonic() > deadline:
+            words = str(found.errors[0])[:200]
+            raise BackupError("Kafka's consumer groups", words, "see ./estate verify")
+        time.sleep(0.5)
 
 
 # -- and back --------------------------------------------------------------------------------------
@@ -259,8 +276,12 @@ def restore(
     for topic, partitions in part["topics"].items():
         for partition, kept in enumerate(partitions):
             first = _marks(consumer, topic, partition)[1]
-            offsets = _produce(
-                producer, topic, partition, saved(folder, kept["segments"]), done, total, progress
+            offsets = produce(
+                producer,
+                topic,
+                partition,
+                saved(folder, kept["segments"]),
+                partial(_sent, progress, topic, done, total),
             )
             new[topic, partition] = first, Offsets(offsets)
             done += kept["records"]
@@ -277,14 +298,16 @@ def restore(
         admin.alter_consumer_group_offsets([asked])[group].result(_TIMEOUT_S)
 
 
-def _produce(
+def _sent(progress: Progress, topic: str, done: int, total: int, sent: int) -> None:
+    progress(topic, done + sent, total)
+
+
+def produce(
     producer: Producer,
     topic: str,
     partition: int,
     records: Iterable[Record],
-    done: int,
-    total: int,
-    progress: Progress,
+    sent: Callable[[int], object] = lambda _: None,
 ) -> list[int]:
     """Send them in order and wait until all are acknowledged; returns their old offsets."""
     failed: list[KafkaError] = []
@@ -312,7 +335,7 @@ def _produce(
         producer.poll(0)
         offsets.append(record.offset)
         if len(offsets) % 1000 == 0:
-            progress(topic, done + len(offsets), total)
+            sent(len(offsets))
         if failed:
             break
     left = producer.flush(150)

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from moto import mock_aws
 
+from rehearsal import samples
 from rehearsal.samples import Sample
 from services.events import ImageQuarantined, ImageReceived
 from services.pipeline import model

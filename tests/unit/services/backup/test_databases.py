@@ -165,7 +165,7 @@ def test_a_dump_that_is_no_dump_is_told(server: Server, tmp_path: Path) -> None:
     where, part = save(server, tmp_path / "one")
     dump = where / part["databases"]["app"]["file"]
     dump.write_bytes(dump.read_bytes()[:-200])
-    with pytest.raises(BackupError, match="pg_restore of app: .*error"):
+    with pytest.raises(BackupError, match=r"pg_restore of app: .*error"):
         databases.restore(server, where, part, {}, lambda *_: None)
 
 

@@ -17,7 +17,7 @@ import pytest
 from services.backup import BackupError, folder
 from services.backup.folder import Backup, Writer
 
-PARTS = {"kafka": {"topics": {}, "groups": {}}, "postgres": {"databases": {}}}
+PARTS: dict[str, Any] = {"kafka": {"topics": {}, "groups": {}}, "postgres": {"databases": {}}}
 
 
 def made(parent: Path, name: str = "one") -> Backup:
@@ -157,8 +157,7 @@ def test_every_byte_of_the_manifest_counts(tmp_path: Path, seed: int) -> None:
         (b'{"format": "other"}', "is no manifest of format estate-backup"),
         (
             b'{"format": "estate-backup", "version": 2, "facts": {"commit": "abc"}}',
-            "has version 2 of the format, and this program knows 1; restore it with the program "
-            r"that made it \(commit abc\)",
+            r"version 2 of the format, and .* knows 1; restore it with .* \(commit abc\)",
         ),
         (b'{"format": "estate-backup", "version": 1}', "is not what its digest says"),
     ],

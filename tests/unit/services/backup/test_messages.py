@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,7 +133,7 @@ def test_two_orders_of_the_same_messages_differ() -> None:
 
 
 def test_topics_that_lack_are_refused() -> None:
-    part = {"topics": {"a": [{}, {}], "b": [{}]}}
+    part: dict[str, Any] = {"topics": {"a": [{}, {}], "b": [{}]}}
     topics.fits(part, {"a": 3, "b": 1, "c": 9})
     with pytest.raises(BackupError, match=r"topic a: has 1 partitions here and 2 in the backup"):
         topics.fits(part, {"a": 1, "b": 1})

@@ -129,7 +129,7 @@ def test_a_body_that_ends_early_is_no_object() -> None:
 
 
 def test_buckets_that_lack_are_refused() -> None:
-    part = {"buckets": {"a": {}, "b": {}}}
+    part: dict[str, Any] = {"buckets": {"a": {}, "b": {}}}
     objects.fits(part, ["a", "b", "c"])
     with pytest.raises(BackupError, match=r"bucket b: .* not here \(there are: a\); declare it"):
         objects.fits(part, ["a"])
