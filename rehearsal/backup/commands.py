@@ -40,7 +40,7 @@ def backup(name: str, to_folder: Path | None) -> int:
 def restore(to: str, from_: Path | None, replace: bool) -> int:
     """Restore a backup into a rehearsal and compare; 1 when something differs."""
     with words():
-        source = backups.open_(_newest(folder_of(None)) if from_ is None else from_.absolute())
+        source = backups.open_(newest(folder_of(None)) if from_ is None else from_.absolute())
         found = subject(to)
         with found.rehearsal.locked(), BackupBars() as bars:
             wrong = put(found, source, bars, replace=replace)
@@ -122,7 +122,7 @@ def put(found: Subject, source: Backup, progress: Progress, *, replace: bool) ->
     with found.clients() as worker:
         present = ask(worker, "data", progress, parts=_of_inside(parts))["found"]
         present += _rows(found)
-        if present and not replace and not _goes_on(note, source):
+        if present and not replace and not goes_on(note, source):
             raise EstateError(
                 f"rehearsal {rehearsal.name}",
                 f"holds data: {', '.join(present[:5])}",
@@ -187,7 +187,7 @@ def _rows(found: Subject) -> list[str]:
     return [f"table {database}.{one}" for one in present]
 
 
-def _goes_on(note: Path, source: Backup) -> bool:
+def goes_on(note: Path, source: Backup) -> bool:
     """Whether a restore of this very backup was interrupted here."""
     try:
         return bool(json.loads(note.read_text())["backup"] == source.manifest["ended"])
@@ -201,8 +201,10 @@ def _remove_partial(parent: Path, name: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _newest(parent: Path) -> Path:
-    whole = [one.parent for one in parent.glob(f"*/{backups.MANIFEST}")]
+def newest(parent: Path) -> Path:
+    """The backup that was made last. Raises EstateError when there is none."""
+    found = parent.glob(f"*/{backups.MANIFEST}")
+    whole = [one.parent for one in found if not one.parent.name.startswith(".")]
     if not whole:
         raise EstateError(
             f"folder {parent}", "has no backup", "run ./estate backup, or give --from"

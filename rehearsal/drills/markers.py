@@ -39,6 +39,7 @@ from rehearsal import clients
 from rehearsal.access import Access
 from rehearsal.backup.inside import commands
 from services.backup import topics
+from services.backup.objects import listed
 from services.backup.records import Record
 
 ROWS, DOCUMENTS, KEYS, MESSAGES = 2000, 300, 60, 3000
@@ -214,8 +215,7 @@ class Markers:
                 halves.append(TopicPartition(VERIFY_TOPIC, partition, first + len(records) // 2))
         finally:
             consumer.close()
-        asked = [ConsumerGroupTopicPartitions(GROUP, halves)]
-        self._admin.alter_consumer_group_offsets(asked)[GROUP].result(30)
+        topics.commit(self._admin, GROUP, halves)
         return MESSAGES
 
     def _messages(self) -> dict[int, list[Record]]:
@@ -250,31 +250,17 @@ class Markers:
 
     def _read_objects(self) -> dict[str, list[Version]]:
         found: dict[str, list[Version]] = {}
-        pages = self._s3.get_paginator("list_object_versions").paginate(
-            Bucket=BACKUP_BUCKET, Prefix=_PREFIX
-        )
-        listed: dict[str, list[tuple[Any, ...]]] = {}
-        for page in pages:
-            for marker, part in ((False, "Versions"), (True, "DeleteMarkers")):
-                for one in page.get(part, ()):
-                    moment = one["LastModified"], one["IsLatest"]
-                    listed.setdefault(one["Key"], []).append((*moment, one["VersionId"], marker))
-        for key, versions in listed.items():
-            for *_, version, marker in sorted(versions):
-                named = {"Bucket": BACKUP_BUCKET, "Key": key, "VersionId": version}
-                if marker:
-                    found.setdefault(key, []).append(None)
-                    continue
-                got = self._s3.get_object(**named)
-                tags = self._s3.get_object_tagging(**named)["TagSet"]
-                found.setdefault(key, []).append(
-                    (
-                        got["Body"].read(),
-                        got["Metadata"],
-                        {one["Key"]: one["Value"] for one in tags},
-                    )
-                )
+        for key, versions in listed(self._s3, BACKUP_BUCKET):
+            if not key.startswith(_PREFIX):
+                continue
+            found[key] = [None if one["marker"] else self._version(one) for one in versions]
         return found
+
+    def _version(self, version: dict[str, Any]) -> Version:
+        named = {"Bucket": BACKUP_BUCKET, "Key": version["Key"], "VersionId": version["VersionId"]}
+        got = self._s3.get_object(**named)
+        tags = self._s3.get_object_tagging(**named)["TagSet"]
+        return got["Body"].read(), got["Metadata"], {one["Key"]: one["Value"] for one in tags}
 
     def _read_messages(self) -> list[str]:
         wrong = []

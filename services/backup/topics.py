@@ -287,15 +287,12 @@ def restore(
             done += kept["records"]
             progress(topic, done, total)
     for group, committed_ in moved(part["groups"], new).items():
-        asked = ConsumerGroupTopicPartitions(
-            group,
-            [
-                TopicPartition(topic, int(partition), offset)
-                for topic, partitions in committed_.items()
-                for partition, offset in partitions.items()
-            ],
-        )
-        admin.alter_consumer_group_offsets([asked])[group].result(_TIMEOUT_S)
+        offsets_ = [
+            TopicPartition(topic, int(partition), offset)
+            for topic, partitions in committed_.items()
+            for partition, offset in partitions.items()
+        ]
+        commit(admin, group, offsets_)
 
 
 def _sent(progress: Progress, topic: str, done: int, total: int, sent: int) -> None:
@@ -343,6 +340,27 @@ def produce(
         words = failed[0].str() if failed else f"{left} messages not acknowledged in 150 s"
         raise BackupError(f"topic {topic}", words, "see ./estate verify, then restore again")
     return offsets
+
+
+def commit(admin: AdminClient, group: str, offsets: list[TopicPartition]) -> None:
+    """Say where a group without members reads on. Raises BackupError.
+
+    Of a new cluster the first request makes the topic of offsets, and may get no answer.
+    """
+    deadline = time.monotonic() + _SILENCE_S
+    while True:
+        asked = [ConsumerGroupTopicPartitions(group, offsets)]
+        future = admin.alter_consumer_group_offsets(asked, request_timeout=10.0)[group]
+        try:
+            failed = [one.error for one in future.result(20).topic_partitions if one.error]
+            if not failed:
+                return
+            words = str(failed[0])
+        except (KafkaException, TimeoutError) as error:
+            words = str(error) or "no answer"
+        if time.monotonic() > deadline:
+            raise BackupError(f"group {group}", words[:200], "end its consumers, then try again")
+        time.sleep(1)
 
 
 def moved(
