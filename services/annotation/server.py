@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,16 +128,32 @@ class Supervisely:
 
     def upload(self, place: Place, names: Sequence[str], files: Sequence[Path]) -> None:
         """Send images and put them into the dataset."""
+        attempts, wait_s = self._settings.server.attempts, self._settings.server.wait_s
+        with _said(self._settings):
+            for attempt in range(attempts):
+                try:
+                    return self._upload_once(place, names, files)
+                except requests.exceptions.RetryError:
+                    if attempt + 1 == attempts:
+                        raise
+                    # The SDK has waited once itself, as long as a Retry-After asked for.
+                    time.sleep(min(wait_s * (2**attempt - 1), 60))
+
+    def _upload_once(self, place: Place, names: Sequence[str], files: Sequence[Path]) -> None:
+        # The SDK's own second attempt would send a body that the first one has used up (6.74.51),
+        # and the server would wait for it. A new call makes a new body, of what is still lacking.
+        self._api.retry_count = 1
         try:
-            with _said(self._settings):
-                self._api.image.upload_paths(
-                    place.dataset,
-                    list(names),
-                    [str(file) for file in files],
-                    conflict_resolution="skip",
-                )
+            self._api.image.upload_paths(
+                place.dataset,
+                list(names),
+                [str(file) for file in files],
+                conflict_resolution="skip",
+            )
         except ValueError as error:
             raise Trouble(f"images {names[0]} and after: {_short(error)}") from None
+        finally:
+            self._api.retry_count = self._settings.server.attempts
 
     def annotations(self, place: Place, images: Sequence[Any]) -> list[dict[str, Any]]:
         """The annotation of each image, in order, as JSON of Supervisely."""

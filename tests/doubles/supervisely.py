@@ -138,6 +138,9 @@ class Supervisely:
                     one.setdefault("id", self.id())
                 self.metas[asked["id"]] = meta
                 return meta
+            case "projects.settings.update":  # with each update of classes and tags
+                self.projects[asked["id"]]["settings"] = asked["settings"]
+                return {"success": True}
             case "datasets.list":
                 mine = [
                     one
@@ -232,6 +235,8 @@ def serving(certificate: Path, key: Path) -> Iterator[Supervisely]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Who announces more than he sends is hung up on.
+        timeout = 3
 
         def do_GET(self) -> None:
             asked = dict(parse_qsl(urlsplit(self.path).query))
