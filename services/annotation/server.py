@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,15 +38,10 @@ def _said(settings: Settings) -> Iterator[None]:
                 "put a token of a member of the team there"
             ) from None
         raise Trouble(f"server.url: {server.url} answers {status}: {_short(error)}") from None
-    except requests.exceptions.SSLError as error:
-        raise Trouble(
-            f"server.ca: {server.url} is not trusted by {server.ca or 'the known authorities'}: "
-            f"{_short(error)}; name its authority's certificate"
-        ) from None
     except (requests.RequestException, RuntimeError) as error:
         raise Trouble(
             f"server.url: {server.url} gave no answer in {server.attempts} attempts: "
-            f"{_short(error)}; is it reachable?"
+            f"{_short(error)}; is it reachable, and does server.ca verify it? Its log is above"
         ) from None
 
 
@@ -73,8 +69,10 @@ class Supervisely:
         import supervisely
 
         self._sly, self._settings = supervisely, settings
-        # Its warnings carry answers' bodies; what matters of them is in Trouble.
         supervisely.logger.setLevel(logging.WARNING)
+        for handler in supervisely.logger.handlers:  # it is the root logger; others may be there
+            if type(handler) is logging.StreamHandler:
+                handler.stream = sys.stderr
         try:
             token = secret(settings.server.token)
         except OSError as error:

@@ -143,9 +143,7 @@ class Supervisely:
                 return {"success": True}
             case "datasets.list":
                 mine = [
-                    one
-                    for one in self.datasets.values()
-                    if one["projectId"] == asked["projectId"]
+                    one for one in self.datasets.values() if one["projectId"] == asked["projectId"]
                 ]
                 return self.page(mine, asked)
             case "datasets.add":
@@ -154,11 +152,11 @@ class Supervisely:
                 return made
             case "images.list":
                 mine = [
-                    one
-                    for one in self.images.values()
-                    if one["datasetId"] == asked["datasetId"]
+                    one for one in self.images.values() if one["datasetId"] == asked["datasetId"]
                 ]
                 return self.page(mine, asked)
+            case "images.info":  # of what was there already
+                return self.images[asked["id"]]
             case "images.internal.hashes.list":
                 return [one for one in asked if one in self.blobs]
             case "images.bulk.upload":
@@ -237,6 +235,8 @@ def serving(certificate: Path, key: Path) -> Iterator[Supervisely]:
         protocol_version = "HTTP/1.1"
         # Who announces more than he sends is hung up on.
         timeout = 3
+        # An answer goes out at once, in one piece.
+        disable_nagle_algorithm, wbufsize = True, -1
 
         def do_GET(self) -> None:
             asked = dict(parse_qsl(urlsplit(self.path).query))
@@ -287,7 +287,7 @@ def serving(certificate: Path, key: Path) -> Iterator[Supervisely]:
     context.load_cert_chain(certificate, key)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     double.address = f"https://127.0.0.1:{server.server_port}"
     try:
