@@ -44,8 +44,8 @@ prometheus-client
 """
 # Photographs and PostgreSQL's programs, for tests: unpacked alone, without what they need.
 _SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
-# Supervisely's SDK, which pins what the others have newer. OpenCV without windows is the same module
-# and needs no libGL.
+# Supervisely's SDK, which pins what the others have newer. OpenCV without windows is the same
+# module and needs no libGL.
 _ANNOTATION = "supervisely==6.74.51\nopencv-python-headless<5\nbotocore\npydantic\n"
 _CONSOLE = (
     "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"

@@ -130,7 +130,8 @@ class Supervisely:
         with _said(self._settings):
             for attempt in range(attempts):
                 try:
-                    return self._upload_once(place, names, files)
+                    self._upload_once(place, names, files)
+                    return
                 except requests.exceptions.RetryError:
                     if attempt + 1 == attempts:
                         raise

@@ -92,6 +92,12 @@ def annotated(world: World) -> list[str]:
     return names[:3]
 
 
+def contents(world: World) -> dict[str, bytes]:
+    """All that is in the bucket of datasets."""
+    keys = list(world.store.keys(""))
+    return {key: world.store.get(key) for key in keys}
+
+
 # -- send ------------------------------------------------------------------------------------------
 
 
@@ -291,9 +297,9 @@ def test_nothing_new_is_no_new_version(world: World) -> None:
     first, _ = world.ask("fetch")
     for labels in world.double.labels.values():
         labels.reverse()  # the order of an answer says nothing
-    before = {key: world.store.get(key) for key in world.store.keys()}
+    before = contents(world)
     assert world.ask("fetch")[0] == {**first, "new": False}
-    assert {key: world.store.get(key) for key in world.store.keys()} == before
+    assert contents(world) == before
     world.double.label(names[2], "car", BOX, "rectangle")
     second, _ = world.ask("fetch")
     assert second["new"] and second["version"] != first["version"]

@@ -1,4 +1,4 @@
-"""Runs tests/annotation with Supervisely's SDK, whose pins keep it out of the launcher's packages."""
+"""Runs tests/annotation with Supervisely's SDK, whose pins keep it apart from the launcher's."""
 
 from __future__ import annotations
 
