@@ -1,4 +1,4 @@
-"""What an operator decides about annotation: where Supervisely is, and what is annotated as what."""
+"""What an operator decides about annotation: where Supervisely is, what is annotated as what."""
 
 from __future__ import annotations
 
