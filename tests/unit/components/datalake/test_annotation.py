@@ -46,7 +46,8 @@ class Made:
         self.component: Annotation
 
     def get(self, kind: str) -> dict[str, Any]:
-        (found,) = [one for one in map(plain, self.recorder.made) if one.get("kind") == kind]
+        objects: list[dict[str, Any]] = [plain(one) for one in self.recorder.made]
+        (found,) = [one for one in objects if one["kind"] == kind]
         return found
 
 
