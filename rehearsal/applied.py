@@ -121,7 +121,9 @@ def _inputs(rehearsal: Rehearsal, environment: Environment) -> Iterator[tuple[st
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in _SUFFIXES)
     for file in files:
         yield str(file.relative_to(root)), file.read_bytes()
-    for name in ("rehearsal.json", "tools.json", "images.json"):
+    # Where its pages lead follows from what was applied.
+    yield "record", json.dumps(asdict(rehearsal.required()) | {"routes": {}}).encode()
+    for name in ("tools.json", "images.json"):
         yield name, (rehearsal.folder / name).read_bytes()
     for path, ref in secret_refs(environment):
         if ref.file is not None:

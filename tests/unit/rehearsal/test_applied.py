@@ -7,6 +7,7 @@ import datetime
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from rehearsal.pulumi import State
 from rehearsal.rehearsal import Rehearsal
 from tests.unit.rehearsal.conftest import Folders
 
-OUTPUTS = {"checks": [{"id": "a.b"}], "links": {"page": "https://x"}}
+OUTPUTS: dict[str, Any] = {"checks": [{"id": "a.b"}], "links": {"page": "https://x"}}
 SECRET = {
     "apiVersion": "v1",
     "kind": "Secret",
@@ -82,6 +83,15 @@ def test_objects_are_kept_without_the_values_of_secrets(
     live["data"] = {"password": encoded[::-1]}
     ((path, _, _),) = drift.differences(item.body, live, subset=True)
     assert path == "data.password"
+
+
+def test_where_the_pages_lead_is_noted_later_and_is_no_change(
+    made: Rehearsal, environment: Environment
+) -> None:
+    made.required().routes = OUTPUTS["links"]
+    assert applied.unchanged(made, environment) is not None
+    made.required().profiles.append("lake")
+    assert applied.unchanged(made, environment) is None
 
 
 def test_nothing_changed(made: Rehearsal, environment: Environment) -> None:
