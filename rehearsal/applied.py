@@ -11,13 +11,14 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.schema import Environment, secret_refs
-from rehearsal import paths
+from rehearsal import drift, paths
+from rehearsal.pulumi import State
 from rehearsal.rehearsal import Rehearsal
 
 _PROGRAM = ("components", "configs", "model_repo", "policies", "rehearsal", "services", "stacks")
@@ -29,15 +30,24 @@ _SUFFIXES = (
 
 @dataclass(frozen=True)
 class Applied:
-    """A `pulumi up` that ended well: digest of what it was given, its checkpoint, its outputs."""
+    """A `pulumi up` that ended well: digest of what it was given, its checkpoint, its outputs.
+
+    `objects` are those it declares, their secrets sealed: to read them from Pulumi's state takes as
+    long as all the rest of an `up` without changes.
+    """
 
     digest: str
     checkpoint: Sequence[int]
     checks: list[dict[str, Any]]
     links: dict[str, str]
+    objects: list[dict[str, Any]]
+
+    def declared(self, rehearsal: Rehearsal) -> list[drift.Declared]:
+        """What to compare the cluster with."""
+        return drift.unseal(self.objects, _key(rehearsal))
 
 
-def note(rehearsal: Rehearsal, given: str, outputs: Mapping[str, Any]) -> None:
+def note(rehearsal: Rehearsal, given: str, state: State) -> None:
     """Write down that what has the digest `given` was applied.
 
     It is taken before Pulumi starts: what is edited while it runs was not applied.
@@ -45,8 +55,9 @@ def note(rehearsal: Rehearsal, given: str, outputs: Mapping[str, Any]) -> None:
     applied = Applied(
         given,
         _checkpoint(rehearsal),
-        outputs.get("checks") or [],
-        outputs.get("links") or {},
+        state.outputs.get("checks") or [],
+        state.outputs.get("links") or {},
+        drift.seal(drift.declared(state.resources), _key(rehearsal)),
     )
     partial = _file(rehearsal).with_suffix(".partial")
     partial.write_text(json.dumps(asdict(applied)), encoding="utf-8")
@@ -72,6 +83,11 @@ def unchanged(rehearsal: Rehearsal, environment: Environment) -> Applied | None:
         return None
     same = applied.digest == digest(rehearsal, environment)
     return applied if same and list(applied.checkpoint) == _checkpoint(rehearsal) else None
+
+
+def _key(rehearsal: Rehearsal) -> bytes:
+    """Of the seals: who has it can read the state itself."""
+    return (rehearsal.folder / "pulumi" / "passphrase").read_bytes()
 
 
 def _file(rehearsal: Rehearsal) -> Path:
@@ -105,7 +121,9 @@ def _inputs(rehearsal: Rehearsal, environment: Environment) -> Iterator[tuple[st
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in _SUFFIXES)
     for file in files:
         yield str(file.relative_to(root)), file.read_bytes()
-    for name in ("rehearsal.json", "tools.json", "images.json"):
+    # Where its pages lead follows from what was applied.
+    yield "record", json.dumps(asdict(rehearsal.required()) | {"routes": {}}).encode()
+    for name in ("tools.json", "images.json"):
         yield name, (rehearsal.folder / name).read_bytes()
     for path, ref in secret_refs(environment):
         if ref.file is not None:

@@ -10,18 +10,20 @@ Fields that nobody declared and kubectl wrote are named too.
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rehearsal.kube import Api, ApiError, Object
-from rehearsal.pulumi import plain
+from rehearsal.pulumi import is_secret, plain
 
 # What the API server writes into any object.
 _SERVERS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
+_NAMES = ("name", "namespace")
 _MISSING = object()
 
 Place = tuple[str | tuple[tuple[str, Any], ...], ...]
@@ -51,6 +53,8 @@ class Declared:
 
     body: Object
     secret: bool
+    values: frozenset[str] = field(default=frozenset(), repr=False)
+    """The strings in `body` that are secret, as the API server keeps them."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -70,8 +74,105 @@ def declared(resources: Iterable[Mapping[str, Any]]) -> list[Declared]:
         body, secret = plain(inputs)
         if not {"apiVersion", "kind", "metadata"} <= set(body) or "name" not in body["metadata"]:
             continue
-        found.append(Declared(_as_stored(body), secret or body["kind"] == "Secret"))
+        stored = _as_stored(body)
+        values = set(_secrets(inputs))
+        if stored["kind"] == "Secret":
+            values |= set(_strings(stored.get("data")))
+        secret = secret or stored["kind"] == "Secret"
+        found.append(Declared(stored, secret, frozenset(values)))
     return found
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """The strings within what Pulumi marks as secret."""
+    if isinstance(value, Mapping | list):
+        found, secret = plain(value)
+        if not secret:
+            return
+        if is_secret(value):
+            yield from _strings(found)
+        else:
+            for item in value.values() if isinstance(value, Mapping) else value:
+                yield from _secrets(item)
+
+
+class Sealed(str):
+    """What a secret's digest stands for: it equals the value that it was made of, and says nothing.
+
+    A keyed digest, so that nobody without the key can try values.
+    """
+
+    PREFIX = "sealed:"
+    _key: bytes
+
+    def __new__(cls, text: str, key: bytes) -> Sealed:
+        """Take a digest up again that `seal` made with this key."""
+        made = super().__new__(cls, text)
+        made._key = key
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and hmac.compare_digest(self, _digest(other, self._key))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def _digest(value: str, key: bytes) -> str:
+    return Sealed.PREFIX + hmac.new(key, value.encode(), "sha256").hexdigest()
+
+
+def seal(objects: Iterable[Declared], key: bytes) -> list[dict[str, Any]]:
+    """The objects as JSON for a file, a digest in the place of each value that is secret."""
+    return [{"secret": one.secret, "body": _sealed(one, key)} for one in objects]
+
+
+def _sealed(item: Declared, key: bytes) -> Object:
+    body = item.body
+    sealed = _replaced(body, lambda text: _digest(text, key) if text in item.values else text)
+    # Where an object is stays legible.
+    names = {name: body["metadata"][name] for name in _NAMES if name in body["metadata"]}
+    place = {"apiVersion": body["apiVersion"], "kind": body["kind"]}
+    return {**sealed, **place, "metadata": {**sealed["metadata"], **names}}
+
+
+def unseal(entries: Iterable[Mapping[str, Any]], key: bytes) -> list[Declared]:
+    """What `seal` wrote: objects to compare with, their secrets as `Sealed`."""
+
+    def again(text: str) -> str:
+        return Sealed(text, key) if text.startswith(Sealed.PREFIX) else text
+
+    return [Declared(_replaced(one["body"], again), one["secret"]) for one in entries]
+
+
+def _replaced(value: Any, of_text: Callable[[str], str]) -> Any:
+    """A JSON value with every string in it replaced; not the names of fields."""
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, of_text) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, of_text) for item in value]
+    return of_text(value) if isinstance(value, str) else value
+
+
+def _opened(want: Any, have: Any) -> Any:
+    """A declaration with the live values in the place of its seals, where they are the same."""
+    if isinstance(want, Mapping):
+        live = have if isinstance(have, Mapping) else {}
+        return {key: _opened(item, live.get(key)) for key, item in want.items()}
+    if isinstance(want, list):
+        items = have if isinstance(have, list) and len(have) == len(want) else [None] * len(want)
+        return [_opened(item, other) for item, other in zip(want, items, strict=True)]
+    return have if isinstance(want, Sealed) and want == have else want
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def given(objects: Iterable[Object]) -> list[Declared]:
@@ -161,7 +262,7 @@ def compare(api: Api, item: Declared, live: Object | None) -> str:
     changed: list[str] = []
     if list(differences(item.body, live, subset=True)):
         try:
-            wanted = api.dry_apply(item.body)
+            wanted = api.dry_apply(_opened(item.body, live))
         except ApiError as error:
             if error.status != 400:
                 raise  # no answer, or a webhook that does not answer: nobody can say

@@ -44,6 +44,9 @@ prometheus-client
 """
 # Photographs and PostgreSQL's programs, for tests: unpacked alone, without what they need.
 _SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
+# Supervisely's SDK, which pins what the others have newer. OpenCV without windows is the same
+# module and needs no libGL.
+_ANNOTATION = "supervisely==6.74.51\nopencv-python-headless<5\nbotocore\npydantic\n"
 _CONSOLE = (
     "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
     "pydantic\npyjwt\npymongo\nuvicorn\n"
@@ -60,6 +63,10 @@ class Lock:
     comment: str
     alone: bool = False
     """Without what the requirements need themselves."""
+    left_out: tuple[str, ...] = ()
+    """What is needed by metadata and not by what is run."""
+    sources: bool = False
+    """Whether packages without a wheel may be among them (`wheels.unpacked` is told which)."""
 
 
 def _locks(root: Path) -> list[Lock]:
@@ -92,6 +99,13 @@ def _locks(root: Path) -> list[Lock]:
             _SAMPLES,
             "Photographs, and PostgreSQL's programs, for tests of the pipeline",
             alone=True,
+        ),
+        Lock(
+            "rehearsal/toolchain/requirements-annotation.lock",
+            _ANNOTATION,
+            "Supervisely's SDK and what services/annotation needs beside it (ADR 26)",
+            left_out=("opencv-python", "debugpy", "uvloop"),
+            sources=True,
         ),
         Lock(
             "rehearsal/images/recipes/console.requirements.lock",
@@ -131,7 +145,9 @@ def _compile(lock: Lock, file: Path, scratch: Path, upgrade: bool) -> str:
     source.write_text(lock.requirements, encoding="utf-8")
     if file.exists() and not upgrade:
         target.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    options = ["--generate-hashes", "--no-header", "--no-build", "--no-config"]
+    options = ["--generate-hashes", "--no-header", "--no-config"]
+    options += [] if lock.sources else ["--no-build"]
+    options += [part for name in lock.left_out for part in ("--no-emit-package", name)]
     if lock.file != "requirements.lock":  # only there the reader asks what came for whom
         options.append("--no-annotate")
     options += ["--upgrade"] if upgrade else []

@@ -193,10 +193,15 @@ class Pulumi:
         return State(json.loads(done.stdout)["deployment"].get("resources") or [])
 
 
+def is_secret(value: Any) -> bool:
+    """Whether this is Pulumi's wrapping of a secret."""
+    return isinstance(value, Mapping) and value.get(_SIGNATURE) == _SECRET
+
+
 def plain(value: Any) -> tuple[Any, bool]:
     """A value of a state without Pulumi's wrapping of secrets, and whether there was one."""
     if isinstance(value, dict):
-        if value.get(_SIGNATURE) == _SECRET:
+        if is_secret(value):
             return plain(json.loads(value["plaintext"]))[0], True
         pairs = {key: plain(item) for key, item in value.items()}
         return {key: item for key, (item, _) in pairs.items()}, any(s for _, s in pairs.values())

@@ -22,7 +22,7 @@ import yaml
 
 from configs import versions
 from configs.schema import Environment, load
-from rehearsal import addons, console, paths, placeholders, simulated, verify, workloads
+from rehearsal import addons, console, drift, paths, placeholders, simulated, verify, workloads
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.inside import Row
 from rehearsal.kube import Api, ApiError
@@ -122,7 +122,7 @@ def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
             others = [row for row in _settled(rehearsal, api) if row.state == "failed"]
             return [replace(accepted, state="failed", detail=said), *others]
         # What is stored is compared before anything is added to it.
-        rows += verify.drift_rows(rehearsal, api, state)
+        rows += verify.drift_rows(rehearsal, api, drift.declared(state.resources))
         lacking = placeholders.missing(api, state.outputs.get("expected_pods") or [])
         if lacking:
             image = versions.declared()["pause"]

@@ -81,7 +81,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
             applied.forget(rehearsal)
             given = applied.digest(rehearsal, environment)
             state = _pulumi_up(rehearsal)
-            applied.note(rehearsal, given, state.outputs)
+            applied.note(rehearsal, given, state)
             links = state.outputs.get("links") or {}
             rehearsal.open_pages(_targets(links))  # usable while the checks wait
             console.step("checks")
@@ -98,7 +98,7 @@ def _nothing_to_do(rehearsal: Rehearsal, environment: Environment) -> dict[str, 
         return None
     console.step("unchanged since the last `up`: program, configuration, images, secrets; checks")
     try:
-        green = verify.still_green(rehearsal, last.checks, Pulumi(rehearsal).state)
+        green = verify.still_green(rehearsal, last.checks, last.declared(rehearsal))
     except (ApiError, EstateError):
         return None  # the long way says what is wrong, or repairs it
     return last.links if green else None

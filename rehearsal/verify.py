@@ -7,7 +7,7 @@ declaration (scheduled, bound), and names the checks that it could not run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,8 +66,8 @@ def run(name: str, prove: bool, only: list[str], as_json: bool) -> int:
             )
         with rehearsal.locked():
             return _prove(rehearsal, chosen, only, state, as_json)
-    look = (lambda: state) if state else None
-    rows = dead + _rows(rehearsal, chosen, only, look, 0.0, dead, hosts=True)
+    declared = drift.declared(state.resources) if state else None
+    rows = dead + _rows(rehearsal, chosen, only, declared, 0.0, dead, hosts=True)
     return _report(name, mode, rows, time.monotonic() - began, as_json)
 
 
@@ -77,15 +77,18 @@ def settled(rehearsal: Rehearsal, state: State, settle_s: float = SETTLE_S) -> i
     Hosts are left out: their containers start while this waits.
     """
     began = time.monotonic()
-    rows = _rows(rehearsal, state.outputs["checks"], [], lambda: state, settle_s, [], hosts=False)
+    declared = drift.declared(state.resources)
+    rows = _rows(rehearsal, state.outputs["checks"], [], declared, settle_s, [], hosts=False)
     mode = rehearsal.required().mode
     return _report(rehearsal.name, mode, rows, time.monotonic() - began, as_json=False)
 
 
-def still_green(rehearsal: Rehearsal, checks: Sequence[Check], look: Callable[[], State]) -> bool:
+def still_green(
+    rehearsal: Rehearsal, checks: Sequence[Check], declared: Sequence[drift.Declared]
+) -> bool:
     """Check where nothing was to change, once; shown only when all is green and as declared."""
     began = time.monotonic()
-    rows = _rows(rehearsal, checks, [], look, 0.0, [], hosts=False)
+    rows = _rows(rehearsal, checks, [], declared, 0.0, [], hosts=False)
     if any(row.state == "failed" for row in rows):
         return False
     mode = rehearsal.required().mode
@@ -117,13 +120,13 @@ def _rows(
     rehearsal: Rehearsal,
     checks: Sequence[Check],
     only: Sequence[str],
-    look: Callable[[], State] | None,
+    declared: Sequence[drift.Declared] | None,
     settle: float,
     dead: Sequence[Row],
     *,
     hosts: bool,
 ) -> list[Row]:
-    """Rows of checks, `hosts`, workloads and drift (with `look`), asked side by side."""
+    """Rows of checks, `hosts`, workloads and drift (with `declared`), asked side by side."""
     stopped = [row.id for row in dead if row.id in _NEEDED]
     if stopped:
         return [
@@ -134,7 +137,7 @@ def _rows(
     prove.restore(rehearsal, api)
     simulated_only = rehearsal.required().mode == "simulated"
     with ThreadPoolExecutor(2) as pool:
-        others = [pool.submit(lambda: drift_rows(rehearsal, api, look()))] if look else []
+        others = [pool.submit(drift_rows, rehearsal, api, declared)] if declared else []
         if _wanted(READY, only) and not simulated_only:
             others.insert(0, pool.submit(ready_rows, api, settle))
         if simulated_only:
@@ -190,17 +193,17 @@ def ready_rows(api: Api, settle: float = 0.0) -> list[Row]:
     return [Row(READY, _READY_TITLE, "failed", ", ".join(lacking)[:240] or "no pods", ms)]
 
 
-def drift_rows(rehearsal: Rehearsal, api: Api, state: State) -> list[Row]:
+def drift_rows(rehearsal: Rehearsal, api: Api, declared: Sequence[drift.Declared]) -> list[Row]:
     """A row per object that was changed or deleted by hand, or one that says there is none."""
     began = time.monotonic()
     try:
-        declared = drift.declared(state.resources) + drift.given(rehearsal.applied())
-        found = drift.find(api, declared)
+        objects = [*declared, *drift.given(rehearsal.applied())]
+        found = drift.find(api, objects)
     except ApiError as error:
         return [Row(DRIFT, _DRIFT_TITLE, "failed", str(error)[:240])]
     ms = round((time.monotonic() - began) * 1000)
     if not found:
-        return [Row(DRIFT, _DRIFT_TITLE, "passed", f"{len(declared)} objects as declared", ms)]
+        return [Row(DRIFT, _DRIFT_TITLE, "passed", f"{len(objects)} objects as declared", ms)]
     return [Row(DRIFT, one.where, "failed", one.what, ms) for one in found]
 
 
@@ -242,11 +245,12 @@ def _prove(
         proofs.append(prove.of_ready(api, READY))
     proofs += prove_hosts.of_hosts(rehearsal, api, [row for row in HOSTS if _wanted(row, only)])
     if state:
-        proofs.append(prove.of_drift(rehearsal, api, drift.declared(state.resources), DRIFT))
+        declared = drift.declared(state.resources)
+        proofs.append(prove.of_drift(rehearsal, api, declared, DRIFT))
         # The proof of having restored everything exactly.
         proofs += [
             prove.Proof(row.id, None, None, f"not restored: {row.title}: {row.detail}")
-            for row in drift_rows(rehearsal, api, state)
+            for row in drift_rows(rehearsal, api, declared)
             if row.state == "failed"
         ]
     failed = [proof for proof in proofs if proof.error]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rehearsal.errors import EstateError
@@ -19,7 +21,9 @@ def folder(lock: Path, prefix: Path) -> Path:
     return Path(f"{prefix}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}")
 
 
-def unpacked(lock: Path, prefix: Path, *, what: str, way_out: str) -> Path:
+def unpacked(
+    lock: Path, prefix: Path, *, what: str, way_out: str, sources: Collection[str] = ()
+) -> Path:
     """The folder with the wheels that `lock` pins, fetched when it is not there.
 
     An interrupted fetch leaves no folder of that name.
@@ -29,6 +33,8 @@ def unpacked(lock: Path, prefix: Path, *, what: str, way_out: str) -> Path:
         prefix: the folder is called so, with a hash of the lock behind it.
         what: what it is, for the error.
         way_out: what to do where pip can't have it.
+        sources: packages of the lock that are published without a wheel. They are built after the
+            others by the setuptools that the lock pins, so that nothing comes without a hash.
 
     Raises:
         EstateError: pip failed, with its last word.
@@ -41,25 +47,46 @@ def unpacked(lock: Path, prefix: Path, *, what: str, way_out: str) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{prefix.name}.", suffix=".part"))
         try:
-            done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
-                    *("--require-hashes", "--only-binary", ":all:"),
-                    *("--target", str(fresh), "-r", str(lock)),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-            )
-            if done.returncode != 0:
-                raise EstateError(what, _reason(done.stderr), way_out)
+            wheels, built = _parted(lock.read_text(encoding="utf-8"), sources)
+            _install(fresh, wheels, ["--only-binary", ":all:"], what, way_out)
+            if built:
+                options = ["--no-binary", ":all:", "--no-build-isolation", "--use-pep517"]
+                _install(fresh, built, options, what, way_out)
             fresh.chmod(0o755)
             fresh.rename(target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return target
+
+
+def _parted(lock: str, sources: Collection[str]) -> tuple[str, str]:
+    """The lock's requirements without `sources`, and those of `sources`."""
+    entries = re.findall(r"^[^\s#].*(?:\n\s+--hash.*)*", lock, re.MULTILINE)
+    parts: tuple[list[str], list[str]] = ([], [])
+    for entry in entries:
+        parts[entry.partition("==")[0] in sources].append(entry)
+    return "\n".join(parts[False]), "\n".join(parts[True])
+
+
+def _install(target: Path, pins: str, options: Sequence[str], what: str, way_out: str) -> None:
+    """Install requirements into a folder. What is built there finds what is there already."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:
+        requirements.write(pins)
+        requirements.flush()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+                *("--require-hashes", *options),
+                *("--target", str(target), "-r", requirements.name),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**_environment(), "PYTHONPATH": str(target)},
+        )
+    if done.returncode != 0:
+        raise EstateError(what, _reason(done.stderr), way_out)
 
 
 def _environment() -> dict[str, str]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from services.pipeline import batch, collect, connect, datasets, metrics, prepare
 from services.pipeline.account import account
+from services.pipeline.buckets import Bucket
 from services.pipeline.catalogue import Catalogue
 from services.pipeline.settings import Settings, load
-from services.pipeline.store import Bucket, MongoDocuments
+from services.pipeline.store import MongoDocuments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,8 +18,8 @@ from services.events import (
     ImageQuarantined,
     ImageReceived,
 )
+from services.pipeline.buckets import read_object
 from services.pipeline.ports import Arrivals, Event, source_of
-from services.pipeline.store import read_object
 
 FOLDER = "folder"
 """`bucket` of what lies in a folder of this machine; its `key` is the path."""

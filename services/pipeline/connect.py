@@ -6,43 +6,31 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import botocore.session
 import psycopg
-from botocore.config import Config
 from confluent_kafka import Producer
 from pymongo import MongoClient
 
 from services.events import QUARANTINED_TOPIC, ImageQuarantined
 from services.pipeline import model
 from services.pipeline.batch import World
+from services.pipeline.buckets import Bucket, client
 from services.pipeline.catalogue import Catalogue
 from services.pipeline.collect import Bytes
 from services.pipeline.features import OnnxEmbedder
 from services.pipeline.settings import Postgres, Settings, secret
-from services.pipeline.store import Bucket, MongoDocuments
+from services.pipeline.store import MongoDocuments
 
 _ANSWER_S = 60
 
 
 def s3(settings: Settings) -> Any:
     """A client of the object store; nothing is asked of it yet."""
-    config = Config(
-        region_name=settings.s3.region,
-        s3={"addressing_style": "path"},
-        retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=5,
-        read_timeout=_ANSWER_S,
-        # Checksums in trailers: radosgw knows them from a later release on.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    return botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=settings.s3.endpoint,
-        aws_access_key_id=secret(settings.s3.access_key),
-        aws_secret_access_key=secret(settings.s3.secret_key),
-        verify=str(settings.trust),
-        config=config,
+    return client(
+        settings.s3.endpoint,
+        settings.s3.region,
+        access_key=secret(settings.s3.access_key),
+        secret_key=secret(settings.s3.secret_key),
+        trust=settings.trust,
     )
 
 
@@ -121,11 +109,11 @@ def world(settings: Settings) -> Iterator[World]:
         postgres(settings, settings.catalogue) as session,
         mongo(settings) as documents,
     ):
-        client = s3(settings)
+        store = s3(settings)
         yield World(
-            reader=Bytes(client),
+            reader=Bytes(store),
             catalogue=Catalogue(session),
-            objects=Bucket(client, settings.s3.images),
+            objects=Bucket(store, settings.s3.images),
             documents=MongoDocuments(documents, settings.mongo.database, settings.mongo.collection),
             quarantine=KafkaQuarantine(kafka(settings)),
             embedder=OnnxEmbedder(model.build()),

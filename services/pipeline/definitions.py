@@ -14,9 +14,9 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from services.pipeline import __main__ as commands
 from services.pipeline import batch, collect, connect, datasets, features
+from services.pipeline.buckets import Bucket
 from services.pipeline.catalogue import Catalogue
 from services.pipeline.settings import load
-from services.pipeline.store import Bucket
 
 VERIFY_DEVICE = "estate-verify"
 _IN_PROGRESS = [

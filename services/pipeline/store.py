@@ -7,10 +7,9 @@ of it is keyed by digests, so that a run that ended half-way is simply done agai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from botocore.exceptions import ClientError
 from pymongo import MongoClient, ReplaceOne
 
 from services.events import ImageQuarantined
@@ -27,41 +26,6 @@ from services.pipeline.ports import (
     source_of,
 )
 from services.pipeline.preprocess import CONTENT_TYPE
-
-
-class Bucket:
-    """A bucket of S3. Methods raise botocore's errors when it does not answer."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self._client, self.name = client, name
-
-    def put(self, key: str, content: bytes, content_type: str) -> None:
-        """Store it under its key."""
-        self._client.put_object(Bucket=self.name, Key=key, Body=content, ContentType=content_type)
-
-    def get(self, key: str) -> bytes:
-        """The content. Raises LookupError when there is no such key."""
-        return read_object(self._client, self.name, key)
-
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """The keys of a prefix, in order."""
-        pages = self._client.get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self.name, Prefix=prefix):
-            for item in page.get("Contents", []):
-                yield str(item["Key"])
-
-
-def read_object(client: Any, bucket: str, key: str, range_: str | None = None) -> bytes:
-    """An object, or a range of it (`bytes=0-9`). Raises LookupError when it is not there."""
-    extra = {"Range": range_} if range_ else {}
-    try:
-        found = client.get_object(Bucket=bucket, Key=key, **extra)
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code")
-        if code in ("NoSuchKey", "404", "NotFound", "InvalidRange"):
-            raise LookupError(f"s3://{bucket}/{key}: {code}") from None
-        raise
-    return bytes(found["Body"].read())
 
 
 class MongoDocuments:

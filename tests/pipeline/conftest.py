@@ -18,12 +18,12 @@ from rehearsal.samples import Sample
 from services.events import ImageQuarantined, ImageReceived
 from services.pipeline import model
 from services.pipeline.batch import World
+from services.pipeline.buckets import Bucket
 from services.pipeline.catalogue import Catalogue
 from services.pipeline.collect import Bytes
 from services.pipeline.features import OnnxEmbedder
 from services.pipeline.ports import Event
 from services.pipeline.settings import Limits
-from services.pipeline.store import Bucket
 from tests import postgres
 
 INCOMING = "images-incoming"

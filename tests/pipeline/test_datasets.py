@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.pipeline import datasets
-from services.pipeline.store import Bucket
+from services.pipeline.buckets import Bucket
 
 
 def rows(*contents: bytes) -> list[dict[str, Any]]:

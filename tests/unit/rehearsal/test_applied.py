@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from configs.schema import Environment, load, secret_refs
-from rehearsal import applied, paths
+from rehearsal import applied, drift, paths
+from rehearsal.pulumi import State
 from rehearsal.rehearsal import Rehearsal
 from tests.unit.rehearsal.conftest import Folders
 
-OUTPUTS = {"checks": [{"id": "a.b"}], "links": {"page": "https://x"}}
+OUTPUTS: dict[str, Any] = {"checks": [{"id": "a.b"}], "links": {"page": "https://x"}}
+SECRET = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "login"},
+    "stringData": {"password": "hunter2-S3cret"},
+}
+STATE = State(
+    [
+        {"type": "pulumi:pulumi:Stack", "outputs": OUTPUTS},
+        {"type": "kubernetes:core/v1:Secret", "custom": True, "inputs": SECRET},
+    ]
+)
 
 
 @pytest.fixture
@@ -44,12 +59,39 @@ def made(folders: Folders, root: Path, environment: Environment) -> Rehearsal:
     for _, ref in secret_refs(environment):
         file = rehearsal.folder / "secrets" / str(ref.file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("secret")
+        file.write_text("hunter2")
     state = rehearsal.folder / "pulumi" / "state" / ".pulumi" / "stacks" / "estate"
     state.mkdir(parents=True)
     (state / "local.json").write_text("{}")
-    applied.note(rehearsal, applied.digest(rehearsal, environment), OUTPUTS)
+    (rehearsal.folder / "pulumi" / "passphrase").write_text("key")
+    applied.note(rehearsal, applied.digest(rehearsal, environment), STATE)
     return rehearsal
+
+
+def test_objects_are_kept_without_the_values_of_secrets(
+    made: Rehearsal, environment: Environment
+) -> None:
+    text = (made.folder / "applied.json").read_text()
+    assert "login" in text
+    encoded = base64.b64encode(b"hunter2-S3cret").decode()
+    assert "hunter2" not in text and encoded not in text
+    last = applied.unchanged(made, environment)
+    assert last is not None
+    (item,) = last.declared(made)
+    live = {**item.body, "data": {"password": encoded}}
+    assert list(drift.differences(item.body, live, subset=True)) == []
+    live["data"] = {"password": encoded[::-1]}
+    ((path, _, _),) = drift.differences(item.body, live, subset=True)
+    assert path == "data.password"
+
+
+def test_where_the_pages_lead_is_noted_later_and_is_no_change(
+    made: Rehearsal, environment: Environment
+) -> None:
+    made.required().routes = OUTPUTS["links"]
+    assert applied.unchanged(made, environment) is not None
+    made.required().profiles.append("lake")
+    assert applied.unchanged(made, environment) is None
 
 
 def test_nothing_changed(made: Rehearsal, environment: Environment) -> None:
@@ -101,4 +143,4 @@ def test_a_new_day_looks_for_new_packages(
 
 
 def test_the_note_holds_no_secret(made: Rehearsal) -> None:
-    assert "secret" not in (made.folder / "applied.json").read_text()
+    assert "hunter2" not in (made.folder / "applied.json").read_text()

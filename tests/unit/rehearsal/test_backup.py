@@ -88,10 +88,8 @@ def test_wrong_use(run: Run, arguments: tuple[str, ...]) -> None:
 
 def test_no_backup_at_all(run: Run, tmp_path: Path) -> None:
     code, said = run("restore", "--to", "local")
-    assert (code, said) == (
-        1,
-        f"estate: folder {tmp_path}/data/backups: has no backup; run ./estate backup, or give --from",
-    )
+    folder = f"estate: folder {tmp_path}/data/backups"
+    assert (code, said) == (1, f"{folder}: has no backup; run ./estate backup, or give --from")
     assert (tmp_path / "data" / "backups").stat().st_mode & 0o777 == 0o700
 
 

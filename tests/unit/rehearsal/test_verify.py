@@ -110,6 +110,19 @@ def test_list_items_of_kubectl_are_found_by_their_keys() -> None:
     assert compare(deployment(ports=ports), live).endswith("spec.ports[2] added")
 
 
+def test_a_sealed_secret_is_compared_and_what_is_beside_it_asked_of_the_server() -> None:
+    want = deployment(cpu="1000m", token={**SECRET, "plaintext": json.dumps("hunter2")})
+    (item,) = drift.unseal(drift.seal(drift.declared(state(want)), b"key"), b"key")
+    assert "hunter2" not in json.dumps(item.body)
+
+    def said(live: Object) -> str:
+        return drift.compare(cast(Api, Server(live)), item, live)
+
+    assert said(deployment(cpu="1", token="hunter2")) == ""
+    assert said(deployment(cpu="1", token="hunter3")) == "changed by hand: spec.token"
+    assert said(deployment(cpu="2", token="hunter2")) == "changed by hand: spec.cpu"
+
+
 class Patched:
     """Serves one object and keeps the patch that it got."""
 

@@ -19,8 +19,8 @@ from services.console.backends.catalogue import ImageCatalogue
 from services.console.lake import Lake
 from services.console.settings import Role, Settings
 from services.pipeline import datasets
+from services.pipeline.buckets import Bucket
 from services.pipeline.catalogue import signed
-from services.pipeline.store import Bucket
 from tests.unit.services.console.conftest import KeyPair, opened
 
 Headers = Callable[[Role], dict[str, str]]

@@ -1,0 +1,1 @@
+"""Dataset versions to Supervisely and back, by its own unmodified SDK."""
