@@ -16,6 +16,7 @@ from rehearsal.backup import commands, estate
 from rehearsal.drills import markers
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
+from services.backup import databases
 from services.backup import folder as backups
 from services.backup.folder import Backup
 from tests.unit.rehearsal.conftest import Folders
@@ -43,7 +44,7 @@ def run(
 def a_backup(where: Path, **manifest: Any) -> Path:
     """An empty backup, whole."""
     where.parent.mkdir(parents=True, exist_ok=True)
-    parts = {"kafka": {"topics": {}, "groups": {}}, "postgres": {"databases": {}}}
+    parts: dict[str, Any] = {"kafka": {"topics": {}, "groups": {}}, "postgres": {"databases": {}}}
     document = {"parts": parts, "files": {}, "began": 1.0, "ended": 2.0, **manifest}
     backups.seal(backups.begin(where), where, document)
     return where
@@ -150,8 +151,8 @@ def subject(tmp_path: Path, worker: Worker, ceph: object = None) -> Any:
 
 @pytest.fixture
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands.databases, "databases", lambda _: ["estate"])
-    monkeypatch.setattr(commands.databases, "rows", lambda *_: [])
+    monkeypatch.setattr(databases, "databases", lambda _: ["estate"])
+    monkeypatch.setattr(databases, "rows", lambda *_: [])
 
 
 @pytest.mark.usefixtures("no_server")
