@@ -24,6 +24,12 @@ RATE = "$__rate_interval"
 """Grafana's own window for `rate`: it follows the zoom and holds four scrapes at least."""
 
 
+def rate(series: str, by: str = "") -> str:
+    """PromQL: how fast counters grow, together or by labels."""
+    grouped = f" by ({by})" if by else ""
+    return f"sum{grouped} (rate({series}[{RATE}]))"
+
+
 class Panel(Model):
     """Queries of one unit, legend -> PromQL; a legend may name labels, `{{pod}}`.
 

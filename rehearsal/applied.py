@@ -69,6 +69,14 @@ def forget(rehearsal: Rehearsal) -> None:
     _file(rehearsal).unlink(missing_ok=True)
 
 
+def last(rehearsal: Rehearsal) -> Applied | None:
+    """What was applied last; None when it is not known."""
+    try:
+        return Applied(**json.loads(_file(rehearsal).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def unchanged(rehearsal: Rehearsal, environment: Environment) -> Applied | None:
     """What was applied last, if the same would be applied now; None: Pulumi must find out.
 
@@ -77,12 +85,10 @@ def unchanged(rehearsal: Rehearsal, environment: Environment) -> Applied | None:
     """
     if any(ref.file is None and ref.env is None for _, ref in secret_refs(environment)):
         return None
-    try:
-        applied = Applied(**json.loads(_file(rehearsal).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    applied = last(rehearsal)
+    if applied is None or list(applied.checkpoint) != _checkpoint(rehearsal):
         return None
-    same = applied.digest == digest(rehearsal, environment)
-    return applied if same and list(applied.checkpoint) == _checkpoint(rehearsal) else None
+    return applied if applied.digest == digest(rehearsal, environment) else None
 
 
 def _key(rehearsal: Rehearsal) -> bytes:

@@ -85,15 +85,11 @@ def declared(resources: Iterable[Mapping[str, Any]]) -> list[Declared]:
 
 def _secrets(value: Any) -> Iterator[str]:
     """The strings within what Pulumi marks as secret."""
-    if isinstance(value, Mapping | list):
-        found, secret = plain(value)
-        if not secret:
-            return
-        if is_secret(value):
-            yield from _strings(found)
-        else:
-            for item in value.values() if isinstance(value, Mapping) else value:
-                yield from _secrets(item)
+    if is_secret(value):
+        yield from _strings(plain(value)[0])
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _secrets(item)
 
 
 class Sealed(str):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -200,9 +200,13 @@ class Probes:
 
 
 @contextmanager
-def probes(rehearsal: Rehearsal) -> Iterator[Probes]:
-    """A probe server inside, ended when the block is left."""
+def probes(rehearsal: Rehearsal, checks: Iterable[Check] = ()) -> Iterator[Probes]:
+    """A probe server inside, ended when the block is left.
+
+    It loads at once what `checks` need; any other can be asked too.
+    """
     command = [*rehearsal.box().prefix(), sys.executable, "-P", "-m", "tests.state.probes"]
+    command += sorted({str(check["probe"]) for check in checks})
     log = rehearsal.folder / "logs" / "probes.log"
     variables = environment(rehearsal)
     with (

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from rehearsal import (
     doctor,
     drift,
     images,
+    inside,
     paths,
     tools,
     verify,
@@ -46,10 +47,11 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         raise UsageError("--profile", unknown[0], f"choose from: {', '.join(PROFILES)}")
     if port_base is not None and not 1024 <= port_base <= 65_000:
         raise UsageError("--port-base", port_base, "choose a number from 1024 to 65000")
-    declared = _environment()
     rehearsal = Rehearsal(name)
-    with rehearsal.locked():
+    with rehearsal.locked(), ExitStack() as early:
         rehearsal.is_of(LOCAL)
+        probes = early.enter_context(_probes(rehearsal))
+        declared = _environment()
         had = rehearsal.record.profiles if rehearsal.record is not None else [CORE]
         wanted = list(dict.fromkeys([*had, *(PROFILES if all_ else profiles)]))
         environment = declared.with_profiles(wanted)
@@ -73,7 +75,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
             sorted({ref.file for _, ref in secret_refs(environment) if ref.file}),
         )
         code = 0
-        links = _nothing_to_do(rehearsal, environment)
+        links = _nothing_to_do(rehearsal, environment, probes)
+        early.close()
         if links is None:
             _cluster(rehearsal, found)
             console.step("pulumi up")
@@ -91,14 +94,28 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
     return code
 
 
-def _nothing_to_do(rehearsal: Rehearsal, environment: Environment) -> dict[str, str] | None:
+@contextmanager
+def _probes(rehearsal: Rehearsal) -> Iterator[inside.Probes | None]:
+    """What asks the checks if nothing is to do: it starts while that is found out."""
+    last = applied.last(rehearsal) if rehearsal.exists else None
+    if last is None or rehearsal.required().mode == "simulated" or not rehearsal.box().alive:
+        yield None
+        return
+    with inside.probes(rehearsal, last.checks) as probes:
+        yield probes
+
+
+def _nothing_to_do(
+    rehearsal: Rehearsal, environment: Environment, probes: inside.Probes | None
+) -> dict[str, str] | None:
     """The pages' links, when the same was applied last, nobody changed it and all is green."""
     last = applied.unchanged(rehearsal, environment)
-    if last is None or not all(rehearsal.processes().values()):
+    node = rehearsal.required().mode == "node"
+    if last is None or (node and probes is None) or not all(rehearsal.processes().values()):
         return None
     console.step("unchanged since the last `up`: program, configuration, images, secrets; checks")
     try:
-        green = verify.still_green(rehearsal, last.checks, last.declared(rehearsal))
+        green = verify.still_green(rehearsal, last.checks, last.declared(rehearsal), probes)
     except (ApiError, EstateError):
         return None  # the long way says what is wrong, or repairs it
     return last.links if green else None

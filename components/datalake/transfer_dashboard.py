@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.dashboards import PODS, RATE, Dashboard, graph, quantile, quiet, stat
+from components.dashboards import PODS, Dashboard, graph, quantile, quiet, rate, stat
 from components.datalake.transfer_config import TransferConfig
 
 
@@ -10,10 +10,6 @@ def transfer_dashboard(name: str, namespace: str, config: TransferConfig) -> Das
     """Of one deployment; what clients see is HAProxy's frontend `clients`."""
     clients = f'{PODS}, proxy="clients"'
     answers = f"haproxy_frontend_http_responses_total{{{clients}, code="
-
-    def rate(series: str, by: str = "") -> str:
-        grouped = f" by ({by})" if by else ""
-        return f"sum{grouped} (rate({series}[{RATE}]))"
 
     return Dashboard(
         name=name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.dashboards import HERE, RATE, Dashboard, graph, quiet, stat
+from components.dashboards import HERE, Dashboard, graph, quiet, rate, stat
 
 _ALERTS = (
     "TargetDown|ScrapePoolEmpty|RuleEvaluationFails|Prometheus.+|Alertmanager.+"
@@ -18,10 +18,6 @@ def monitoring_dashboard(name: str, namespace: str) -> Dashboard:
         f"sum(increase({prometheus % f'tsdb_{what}_total'}[3h]))"
         for what in ("compactions_failed", "wal_corruptions")
     )
-
-    def rate(series: str, by: str = "") -> str:
-        grouped = f" by ({by})" if by else ""
-        return f"sum{grouped} (rate({series}[{RATE}]))"
 
     return Dashboard(
         name=name,

@@ -18,10 +18,11 @@ from services.annotation.fetch import fetch
 from services.annotation.reconcile import reconcile
 from services.annotation.send import send
 from services.annotation.server import Supervisely, Trouble
-from services.annotation.settings import Settings, load, secret
+from services.annotation.settings import Settings, load
 from services.pipeline import datasets
 from services.pipeline.buckets import Bucket, client
 from services.pipeline.datasets import Version
+from services.pipeline.settings import secret
 
 COMMANDS = {
     "send": "a dataset version to Supervisely",

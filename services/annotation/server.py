@@ -14,8 +14,9 @@ from typing import Any
 
 import requests
 
-from services.annotation.settings import Settings, secret
+from services.annotation.settings import Settings
 from services.pipeline.datasets import Version
+from services.pipeline.settings import secret
 
 SHAPES = ("rectangle", "polygon", "bitmap")
 

@@ -70,8 +70,3 @@ def load(path: Path | None = None) -> Settings:
     """The settings of a file, or of the one that VARIABLE names. Raises OSError, ValueError."""
     file = path or Path(os.environ[VARIABLE])
     return Settings.model_validate_json(file.read_text(encoding="utf-8"))
-
-
-def secret(path: Path) -> str:
-    """The content of a secret's file, without the line's end that an editor leaves."""
-    return path.read_text(encoding="utf-8").rstrip("\n")

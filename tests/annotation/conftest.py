@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import io
-import ipaddress
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +12,6 @@ from typing import Any
 
 import botocore.session
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from moto import mock_aws
 from PIL import Image
 
@@ -28,6 +22,7 @@ from services.pipeline.buckets import Bucket
 from services.pipeline.datasets import Version
 from tests.doubles import supervisely
 from tests.doubles.supervisely import TOKEN, Supervisely
+from tests.unit.rehearsal.authority import authority
 
 COUNT = 8
 WIDTH, HEIGHT = 60, 40
@@ -37,28 +32,8 @@ WIDTH, HEIGHT = 60, 40
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate of 127.0.0.1 that signs itself, and its key."""
     folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "double")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
-    (folder / "ca.crt").write_bytes(made.public_bytes(encoding))
-    private = serialization.PrivateFormat.PKCS8
-    none = serialization.NoEncryption()
-    (folder / "key").write_bytes(key.private_bytes(encoding, private, none))
-    return folder / "ca.crt", folder / "key"
+    authority(folder, "127.0.0.1")
+    return folder / "ca.crt", folder / "ca.key"
 
 
 @pytest.fixture

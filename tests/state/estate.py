@@ -64,27 +64,26 @@ class Estate:
         ).stdout
 
     def rows(self, *only: str, code: int = 0) -> list[dict[str, Any]]:
-        options = [word for prefix in only for word in ("--only", prefix)]
-        running = self.start("verify", "--json", *options)
-        out, err = running.communicate(timeout=300)
-        self.said += [out, err]
-        rows: list[dict[str, Any]] = json.loads(out)["rows"] if out else []
-        assert running.returncode == code, (failed(rows), err)
+        returned, rows, err = self._verify(*only)
+        assert returned == code, (failed(rows), err)
         return rows
 
     def settles(self, within_s: float) -> None:
         """Asked again until green: with two estates on a small machine a client may wait long."""
         deadline = time.monotonic() + within_s
         while True:
-            running = self.start("verify", "--json")
-            out, err = running.communicate(timeout=300)
-            self.said += [out, err]
-            if running.returncode == 0:
+            returned, rows, err = self._verify()
+            if returned == 0:
                 return
-            assert time.monotonic() < deadline, (
-                failed(json.loads(out)["rows"] if out else []),
-                err,
-            )
+            assert time.monotonic() < deadline, (failed(rows), err)
+
+    def _verify(self, *only: str) -> tuple[int, list[dict[str, Any]], str]:
+        """Exit code, rows and what was said of `verify`."""
+        options = [word for prefix in only for word in ("--only", prefix)]
+        running = self.start("verify", "--json", *options)
+        out, err = running.communicate(timeout=300)
+        self.said += [out, err]
+        return running.returncode, json.loads(out)["rows"] if out else [], err
 
     def runs(self, name: str) -> psutil.Process | None:
         """A process of this rehearsal by its program's name, while it runs."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.state.probes import Result, api_client, load, read_checks, run_check
+from tests.state.probes import Result, api_client, read_checks, run_check
 
 CHECKS = read_checks(Path(os.environ["ESTATE_CHECKS"]))
 SETTLE_S = float(os.environ.get("ESTATE_SETTLE", "0"))
@@ -64,7 +64,6 @@ class Asking:
 
 @pytest.fixture(scope="module")
 def asking(request: pytest.FixtureRequest) -> Asking:
-    load()
     marks = [item.get_closest_marker("row") for item in request.session.items]
     wanted = {mark.args[0] for mark in marks if mark is not None}
     folder = Path(os.environ["TMPDIR"])

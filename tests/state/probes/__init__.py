@@ -2,15 +2,17 @@
 
 A probe is a function `(ctx: ProbeContext, **args) -> str` that returns a short detail, or raises
 AssertionError with a clear line. It runs inside the rehearsal's namespaces, where the cluster's
-names resolve. One module per component; `load()` imports them all.
+names resolve. One module per component, imported when one of its probes is asked for: client
+libraries are most of what a quick answer costs.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import importlib
 import json
-import pkgutil
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +26,10 @@ from kubernetes.stream import stream
 
 Probe = Callable[..., str]
 _P = TypeVar("_P", bound=Probe)
+_REGISTERS = re.compile(r'^@probe\("(\w+)"\)$', re.MULTILINE)
 
 PROBES: dict[str, Probe] = {}
-"""Every probe by its name, once `load()` ran."""
+"""The probes of the modules that were imported, by name."""
 
 TIMEOUT_S = 45.0
 """A probe that has not answered by then counts as red, whatever its clients still wait for."""
@@ -43,12 +46,22 @@ def probe(name: str) -> Callable[[_P], _P]:
     return register
 
 
-def load() -> None:
-    """Import every module of this package, so that PROBES is complete."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):
-            continue
-        importlib.import_module(f"{__name__}.{module.name}")
+def find(name: str) -> Probe | None:
+    """The probe of this name, its module imported; None when no module has it."""
+    if name not in PROBES and (module := modules().get(name)) is not None:
+        importlib.import_module(module)
+    return PROBES.get(name)
+
+
+@functools.cache
+def modules() -> dict[str, str]:
+    """The module of every probe by the probe's name, as the sources of this package say it."""
+    sources = [file for file in sorted(Path(__file__).parent.glob("*.py")) if file.stem[0] != "_"]
+    return {
+        name: f"{__name__}.{file.stem}"
+        for file in sources
+        for name in _REGISTERS.findall(file.read_text(encoding="utf-8"))
+    }
 
 
 def api_client() -> client.ApiClient:
@@ -150,11 +163,11 @@ def run_check(
 
 def _ask(check: Mapping[str, Any], folder: Path, api: client.ApiClient | None) -> tuple[bool, str]:
     name = check["probe"]
-    if name not in PROBES:
-        return False, f"no probe is called {name!r} in tests/state/probes"
     try:
+        asked = find(name)
+        assert asked is not None, f"no probe is called {name!r} in tests/state/probes"
         with TemporaryDirectory(dir=folder, prefix="probe-", ignore_cleanup_errors=True) as tmp:
-            return True, one_line(PROBES[name](ProbeContext(Path(tmp), api), **check["args"]))
+            return True, one_line(asked(ProbeContext(Path(tmp), api), **check["args"]))
     except AssertionError as error:
         return False, one_line(error) or "assertion without a message"
     except Exception as error:  # whatever a client library raises is an answer too: red

@@ -1,5 +1,6 @@
-"""A server of probes for `verify --prove`: a check per line on stdin, its result on stdout.
+"""A server of probes: a check per line on stdin, its result on stdout.
 
+Its arguments are names of probes that it loads before it is asked.
 Starting Python for every single question would take longer than most answers.
 """
 
@@ -12,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.state.probes import api_client, load, run_check
+from tests.state.probes import api_client, find, run_check
 
 
 def main() -> None:
@@ -20,7 +21,8 @@ def main() -> None:
     # What a client library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    load()
+    for name in sys.argv[1:]:
+        find(name)
     api = api_client()
     folder = Path(os.environ["TMPDIR"])
     writing = threading.Lock()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from rehearsal import paths, wheels
+from tests.inner import run_with
 
 LOCK = paths.root() / "rehearsal" / "toolchain" / "requirements-annotation.lock"
 SOURCES = ("async-asgi-testclient", "imutils", "numerize", "stringcase")
@@ -29,17 +25,4 @@ def sdk() -> Path:
 
 
 def test_with_the_sdk(tmp_path: Path) -> None:
-    search = os.pathsep.join([str(sdk()), str(paths.root())])
-    done = subprocess.run(
-        [
-            *(sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"),
-            *("--durations=5", f"--basetemp={tmp_path / 'inner'}", "tests/annotation"),
-        ],
-        cwd=paths.root(),
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(done.stdout[-6000:] + done.stderr[-2000:], pytrace=False)
+    run_with(sdk(), "tests/annotation", durations=5, basetemp=tmp_path / "inner")

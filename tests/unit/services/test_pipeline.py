@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rehearsal import paths, wheels
+from tests.inner import run_with
 
 LOCK = paths.root() / "rehearsal" / "images" / "recipes" / "pipeline.requirements.lock"
 FILES = sorted((paths.root() / "tests" / "pipeline").glob("test_*.py"))
@@ -25,17 +23,4 @@ def image_wheels() -> Path:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_with_the_packages_of_the_image(file: Path, tmp_path: Path) -> None:
-    search = os.pathsep.join([str(image_wheels()), str(paths.root())])
-    done = subprocess.run(
-        [
-            *(sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"),
-            *("--durations=0", f"--basetemp={tmp_path / 'inner'}", str(file)),
-        ],
-        cwd=paths.root(),
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(done.stdout[-6000:] + done.stderr[-2000:], pytrace=False)
+    run_with(image_wheels(), str(file), basetemp=tmp_path / "inner")
