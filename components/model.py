@@ -216,6 +216,15 @@ class Resources(Model):
         return {"requests": requests, "limits": limits}
 
 
+def together(*containers: Resources) -> Resources:
+    """What a pod of these containers asks for; without a limit of CPU."""
+    return Resources(
+        cpu_request_m=sum(one.cpu_request_m for one in containers),
+        memory_request_mib=sum(one.memory_request_mib for one in containers),
+        memory_limit_mib=sum(one.memory_limit_mib for one in containers),
+    )
+
+
 class Storage(Model):
     """A claim per replica. Both fields are fixed when the claim is made."""
 

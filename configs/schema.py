@@ -16,7 +16,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from components.console.config import ConsoleConfig, kafka_problems
-from components.datalake import pipeline_config, transfer_config
+from components.datalake import backup_config, pipeline_config, transfer_config
+from components.datalake.backup_config import BackupConfig
+from components.datalake.barman_cloud import BarmanCloudConfig
 from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
@@ -116,6 +118,8 @@ class Environment(Model):
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
     rook: RookConfig = RookConfig()
+    backup: BackupConfig | None = None
+    barman_cloud: BarmanCloudConfig = BarmanCloudConfig()
     console: ConsoleConfig | None = None
     prometheus_operator: PrometheusOperatorConfig = PrometheusOperatorConfig()
     monitoring: MonitoringConfig | None = None
@@ -157,6 +161,7 @@ class Environment(Model):
         if self.console is not None:
             refuse(kafka_problems(self.kafka))
         refuse(self._pipeline_problems())
+        refuse(self._backup_problems())
         return self
 
     def _documents(self) -> list[dict[str, Any]]:
@@ -222,6 +227,21 @@ class Environment(Model):
             for name in needed
             if name not in names
         ]
+
+    def _backup_problems(self) -> list[dict[str, Any]]:
+        """What backups need of the other parts, and is not declared."""
+        if self.backup is None:
+            return []
+        kafka, mongodb, monitoring = self.kafka, self.mongodb, self.monitoring
+        users = {
+            "kafka": [user.name for user in kafka.users] if kafka is not None else [],
+            "mongodb": [user.name for user in mongodb.users if user.backup]
+            if mongodb is not None
+            else [],
+        }
+        declared = {"postgres": self.postgres, "mongodb": mongodb, "kafka": kafka}
+        aged = monitoring is None or monitoring.state_metrics is not None
+        return backup_config.unmet(self.backup, declared, users, aged=aged)
 
     def with_profiles(self, chosen: Collection[str]) -> Environment:
         """Return this environment without the parts of profiles that are not chosen."""

@@ -16,7 +16,8 @@ from components.datalake.pgpool import Pgpool
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_databases import PostgresDatabases
 from components.datalake.rook_ceph import RookCeph
-from stacks import rook, strimzi
+from stacks import backup, rook, strimzi
+from stacks.backup import Backups
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
 
@@ -84,7 +85,9 @@ class Databases:
     ready: Sequence[pulumi.Resource]
 
 
-def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) -> Databases | None:
+def deploy_postgres(
+    context: Context, platform: Platform, monitors: Monitors, backups: Backups | None = None
+) -> Databases | None:
     """The PostgreSQL cluster with its operator and databases, and the pool in front of it."""
     config = context.environment.postgres
     if config is None:
@@ -101,6 +104,7 @@ def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) ->
         monitors=monitors,
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
+    archive = backup.deploy_archive(context, platform, backups, operator.ready)
     passwords = {role.name: context.secret(role.password) for role in (config.owner, *config.roles)}
     postgres = Postgres(
         "postgres",
@@ -111,6 +115,7 @@ def deploy_postgres(context: Context, platform: Platform, monitors: Monitors) ->
         operator=operator.ready,
         authority=platform.pki.authority,
         issuer=issuer,
+        archive=archive,
         monitors=monitors,
         opts=pulumi.ResourceOptions(provider=context.provider),
     )

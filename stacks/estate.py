@@ -7,6 +7,7 @@ import pulumi
 from components.model import MissingImage
 from configs.errors import ConfigError
 from stacks import (
+    backup,
     console,
     datalake,
     documents,
@@ -40,10 +41,12 @@ def compose(context: Context) -> None:
     monitors = operator.definitions if operator is not None else None
     platform = foundation.deploy(context, namespaces, monitors)
     # The slowest first: what is created first is also started first.
-    databases = datalake.deploy_postgres(context, platform, monitors)
+    backups = backup.deploy(context, platform)
+    databases = datalake.deploy_postgres(context, platform, monitors, backups)
     store = datalake.deploy_ceph(context, platform, monitors)
     kafka = datalake.deploy_kafka(context, platform, monitors)
     mongodb = documents.deploy(context, platform, databases, monitors)
+    backup.deploy_jobs(context, platform, monitors, backups, kafka, mongodb)
     images = transfer.deploy(context, platform, monitors, store, kafka)
     pipeline.deploy(context, platform, monitors, store, kafka, mongodb, databases)
     console.deploy(

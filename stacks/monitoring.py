@@ -6,6 +6,7 @@ import pulumi
 
 from components.monitoring.grafana import Dashboards
 from components.monitoring.monitoring import Monitoring, asked
+from components.monitoring.state_metrics import StateMetrics
 from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
 from components.platform.namespaces import NAMESPACES, Namespaces
 from stacks.context import Context, manifest
@@ -60,6 +61,19 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
     context.declare(monitoring)
+    if config.state_metrics is not None:
+        state = StateMetrics(
+            "state-metrics",
+            config.state_metrics,
+            namespace=platform.namespaces["monitoring"],
+            watched={"datalake": platform.namespaces["datalake"]},
+            image=context.images["state_metrics"],
+            authority=platform.pki.authority,
+            issuer=platform.pki.ready,
+            monitors=operator.definitions,
+            opts=pulumi.ResourceOptions(provider=context.provider),
+        )
+        context.declare(state)
     context.links["prometheus"] = monitoring.prometheus_url
     context.links["alertmanager"] = monitoring.alertmanager_url
     return monitoring

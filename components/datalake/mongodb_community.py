@@ -18,7 +18,7 @@ from components.datalake.mongodb_config import NAMESPACE, PORT, VERIFY_USER, Mon
 from components.datalake.mongodb_dashboard import mongodb_dashboard
 from components.datalake.mongodb_rules import mongodb_rules
 from components.flows import Flow, Pods, asks_api, scraped
-from components.model import Image, Resources
+from components.model import Image, together
 from components.monitoring import prometheus_operator
 from components.workload import (
     TRUST_CONFIG_MAP,
@@ -121,7 +121,7 @@ class MongodbCommunity(MongodbCluster):
                 namespace=namespace_name,
                 selector=selector,
                 count=config.replicas,
-                resources=_together(config),
+                resources=together(config.resources, config.replica_set.agent_resources),
                 spread=config.spread,
                 claims=[config.replica_set.storage.size_gib, config.replica_set.logs.size_gib],
             )
@@ -246,13 +246,3 @@ class MongodbCommunity(MongodbCluster):
             declared=fault({"users": spec.users(name, config.users[1:])}),
             replicas=fault({"members": config.replicas - 1}),
         )
-
-
-def _together(config: MongodbConfig) -> Resources:
-    """What a member's pod asks for: server and agent."""
-    both = (config.resources, config.replica_set.agent_resources)
-    return Resources(
-        cpu_request_m=sum(one.cpu_request_m for one in both),
-        memory_request_mib=sum(one.memory_request_mib for one in both),
-        memory_limit_mib=sum(one.memory_limit_mib for one in both),
-    )

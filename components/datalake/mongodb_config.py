@@ -38,11 +38,12 @@ class Access(Model):
 
 
 class MongodbUser(Model):
-    """A SCRAM-SHA-256 user, kept in database `admin`."""
+    """A SCRAM-SHA-256 user, kept in database `admin`; `backup` is MongoDB's role of that name."""
 
     name: Name
     password: SecretRef
-    access: list[Access] = Field(min_length=1)
+    access: list[Access] = Field(default_factory=list)
+    backup: bool = Field(default=False, description="may read all there is; of a replica set alone")
 
 
 class FerretDb(Model):
@@ -125,6 +126,13 @@ class MongodbConfig(Model):
                 found.append(problem(f"users.{i}.name", name, "declared twice; every user once"))
             if name in RESERVED:
                 found.append(problem(f"users.{i}.name", name, "reserved; choose another name"))
+        for i, user in enumerate(self.users):
+            if not user.access and not user.backup:
+                text = "nothing to read; name a database, or leave the user out"
+                found.append(problem(f"users.{i}.access", [], text))
+            if user.backup and self.implementation == "ferretdb":
+                text = "FerretDB knows no roles, and is saved with its PostgreSQL; leave it out"
+                found.append(problem(f"users.{i}.backup", True, text))
         return found
 
 

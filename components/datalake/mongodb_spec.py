@@ -72,7 +72,8 @@ def _user(name: str, user: MongodbUser) -> dict[str, Any]:
         "roles": [
             {"name": "readWrite" if one.write else "read", "db": one.database}
             for one in user.access
-        ],
+        ]
+        + ([{"name": "backup", "db": AUTH_DATABASE}] if user.backup else []),
     }
 
 

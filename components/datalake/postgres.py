@@ -12,6 +12,7 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from components.authority import Authority
 from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef
 from components.datalake import cloudnative_pg
+from components.datalake.postgres_archive import PostgresArchive, archive_rules, scheduled_spec
 from components.datalake.postgres_config import (
     METRICS_PORT,
     MONITOR_ROLE,
@@ -19,12 +20,12 @@ from components.datalake.postgres_config import (
     PORT,
     STATUS_PORT,
     PostgresConfig,
-    own_parameters,
 )
 from components.datalake.postgres_dashboards import postgres_dashboard
 from components.datalake.postgres_rules import postgres_rules
-from components.flows import Flow, Pods, asks_api, scraped
-from components.model import Image, topology
+from components.datalake.postgres_spec import cluster_spec
+from components.flows import OUTSIDE, Flow, Pods, asks_api, scraped
+from components.model import Image, together
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
@@ -35,140 +36,6 @@ from components.workload import (
     prometheus_rule,
     service_dns,
 )
-
-HBA = [
-    # CloudNativePG ends its file with `host all all all scram-sha-256`: without these two lines
-    # a client could hand over its password without TLS.
-    "hostssl all all all scram-sha-256",
-    "hostnossl all all all reject",
-]
-
-
-def cluster_spec(
-    config: PostgresConfig,
-    image: Image,
-    *,
-    secrets: Mapping[str, pulumi.Input[str]],
-    server_tls: str,
-    replication_tls: str,
-    ca: str,
-) -> dict[str, Any]:
-    """`.spec` of the `Cluster`; `secrets` maps a role to the Secret with its password.
-
-    Where the seconds of a failover go was read in CloudNativePG 1.30's source; each is named
-    beside its setting. With the defaults a primary's pod deleted by force cost 23 s.
-    """
-    synchronous = {
-        "method": "any",
-        "number": config.synchronous_standbys,
-        # Writes stop rather than go on with fewer copies: an acknowledged row is never lost.
-        "dataDurability": "required",
-        "failoverQuorum": config.failover_quorum,
-    }
-    key, required = topology(config.spread)
-    return {
-        "instances": config.instances,
-        "imageName": image.ref,
-        "imagePullPolicy": "IfNotPresent",
-        "primaryUpdateStrategy": "unsupervised",
-        "primaryUpdateMethod": "switchover",
-        "enableSuperuserAccess": False,
-        "enablePDB": True,
-        "storage": {"size": f"{config.storage.size_gib}Gi"}
-        | (
-            {"storageClass": config.storage.storage_class}
-            if config.storage.storage_class is not None
-            else {}
-        ),
-        "resources": config.resources.quantities(),
-        "affinity": {
-            "enablePodAntiAffinity": True,
-            "topologyKey": key,
-            "podAntiAffinityType": "required" if required else "preferred",
-        },
-        "certificates": {
-            "serverTLSSecret": server_tls,
-            "serverCASecret": ca,
-            "replicationTLSSecret": replication_tls,
-            "clientCASecret": ca,
-        },
-        "bootstrap": {
-            "initdb": {
-                "database": config.database,
-                "owner": config.owner.name,
-                "secret": {"name": secrets[config.owner.name]},
-                "dataChecksums": True,
-            }
-        },
-        "managed": {
-            "roles": [
-                {
-                    "name": role.name,
-                    "ensure": "present",
-                    "login": True,
-                    "superuser": False,
-                    "inherit": True,
-                    "connectionLimit": role.connection_limit,
-                    "inRoles": list(role.member_of),
-                    "passwordSecret": {"name": secrets[role.name]},
-                }
-                for role in config.roles
-            ]
-        },
-        "postgresql": {
-            "parameters": own_parameters(config) | config.parameters,
-            "pg_hba": HBA,
-        }
-        | ({"synchronous": synchronous} if config.synchronous_standbys else {}),
-        "monitoring": {"tls": {"enabled": True}},
-        **failover_timing(),
-    }
-
-
-def failover_timing() -> dict[str, Any]:
-    """Settings that decide how long writes are refused when the primary is lost.
-
-    The chain, from the source: pod gone -> operator reconciles at once (watch) -> the old
-    PostgreSQL must be dead and all WAL receivers down, looked at every 1 s (replicas.go) ->
-    target primary set -> candidate waits for the primary lease (runnable.go) -> promotion and
-    checkpoint -> role label and with it the `-rw` endpoint -> the other standby follows.
-    """
-    return {
-        # The largest part. A primary deleted by force cannot give its lease back: its token is
-        # bound to the pod that is gone, so the API server refuses it, and the kubelet leaves it
-        # one second. The candidate then watches the lease stand still for leaseDuration (default
-        # 15 s) before it promotes. 3/2/1 is the smallest that admission takes (renewDeadline
-        # above 1.2 x retryPeriod, leaseDuration above renewDeadline, whole seconds). A primary
-        # that cannot renew for a moment only retries: it stops when another one *holds* the
-        # lease, and only the pod that the operator named may take it.
-        "primaryLease": {
-            "leaseDurationSeconds": 3,
-            "renewDeadlineSeconds": 2,
-            "retryPeriodSeconds": 1,
-            "releasedLeaseDurationSeconds": 1,
-        },
-        # A pod that is told to stop first waits this long for its clients to leave (default
-        # 180 s) and keeps answering them meanwhile; pooled clients never leave.
-        "smartShutdownTimeout": 0,
-        # Grace of the pod, and how long a switchover waits for a clean stop before an immediate
-        # one (defaults 1800 and 3600 s); what was acknowledged is on a standby already.
-        "stopDelay": 30,
-        "switchoverDelay": 30,
-        "failoverDelay": 0,
-        # An instance that does not answer is given up after two probes (default three of 10 s).
-        "probes": {
-            "startup": {"periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600},
-            "readiness": {"periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2},
-            "liveness": {
-                "periodSeconds": 5,
-                "timeoutSeconds": 3,
-                "failureThreshold": 6,
-                # Stops a primary that reaches neither the API server nor any other instance.
-                # An API server that is down alone stops nobody.
-                "isolationCheck": {"enabled": True},
-            },
-        },
-    }
 
 
 class Postgres(Component):
@@ -203,11 +70,12 @@ class Postgres(Component):
         operator: Sequence[pulumi.Resource] = (),
         authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
+        archive: PostgresArchive | None = None,
         monitors: Sequence[pulumi.Resource] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("estate:datalake:Postgres", name, opts)
-        self._name, self._config = name, config
+        self._name, self._config, self._archive = name, config, archive
         self._namespace, self._namespace_name = namespace, namespace_name
         secrets = self._users(passwords)
         tls = self._certificates(authority, issuer)
@@ -228,9 +96,15 @@ class Postgres(Component):
                 server_tls=f"{name}-server",
                 replication_tls=f"{name}-replication",
                 ca=f"{name}-ca",
+                archive=archive,
             ),
             opts=self.child(
-                depends_on=[*operator, *tls, *secrets.values()],
+                depends_on=[
+                    *operator,
+                    *tls,
+                    *secrets.values(),
+                    *(archive.ready if archive is not None else ()),
+                ],
                 # Deleting the Cluster deletes its claims, and with them the data.
                 protect=config.protect,
                 custom_timeouts=pulumi.CustomTimeouts(create="15m", update="30m"),
@@ -243,6 +117,8 @@ class Postgres(Component):
             Flow(source=self.pods, target=self.pods, ports=[PORT, STATUS_PORT]),
             Flow(source=cloudnative_pg.PODS, target=self.pods, ports=[PORT, STATUS_PORT]),
         ]
+        if archive is not None:
+            self._schedule(archive, cluster)
         if monitors is not None:
             self._monitor(monitors)
             self.flows.append(scraped(self.pods, METRICS_PORT))
@@ -260,7 +136,9 @@ class Postgres(Component):
                 namespace=namespace_name,
                 selector={"cnpg.io/cluster": name, "cnpg.io/podRole": "instance"},
                 count=config.instances,
-                resources=config.resources,
+                resources=config.resources
+                if archive is None
+                else together(config.resources, archive.config.resources),
                 spread=config.spread,
                 exclusive=True,
                 claims=[config.storage.size_gib],
@@ -336,6 +214,17 @@ class Postgres(Component):
             ),
         ]
 
+    def _schedule(self, archive: PostgresArchive, cluster: CustomResource) -> None:
+        self.flows.append(Flow(source=self.pods, target=OUTSIDE, ports=[archive.port]))
+        CustomResource(
+            f"{self._name}-scheduled-backup",
+            api_version="postgresql.cnpg.io/v1",
+            kind="ScheduledBackup",
+            metadata=meta(self._name, self._namespace, labels(self._name)),
+            spec=scheduled_spec(self._name, archive.config),
+            opts=self.child(depends_on=[cluster]),
+        )
+
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
         name, config = self._name, self._config
         opts = self.child(depends_on=list(depends_on))
@@ -355,10 +244,15 @@ class Postgres(Component):
             ],
             opts,
         )
-        prometheus_rule(
-            name, self._namespace, postgres_rules(name, self._namespace_name, config), opts
-        )
-        self.dashboards.append(postgres_dashboard(name, self._namespace_name, config))
+        prometheus_rule(name, self._namespace, self._rules(), opts)
+        archived = self._archive.config if self._archive is not None else None
+        self.dashboards.append(postgres_dashboard(name, self._namespace_name, config, archived))
+
+    def _rules(self) -> list[dict[str, Any]]:
+        found = postgres_rules(self._name, self._namespace_name, self._config)
+        if self._archive is not None:
+            found += archive_rules(self._name, self._namespace_name, self._archive.config)
+        return found
 
     def _declare_checks(self) -> None:
         name, namespace = self._name, self._namespace_name

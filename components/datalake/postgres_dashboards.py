@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from components.dashboards import HERE, PODS, RATE, Dashboard, graph, quiet, stat
+from components.datalake.backup_config import PostgresBackup
 from components.datalake.pgpool_config import PgpoolConfig
+from components.datalake.postgres_archive import archive_health, archive_saturation
 from components.datalake.postgres_config import PostgresConfig
 
 
-def postgres_dashboard(name: str, namespace: str, config: PostgresConfig) -> Dashboard:
-    """Of one cluster; every number of its health row is judged by `postgres_rules`."""
+def postgres_dashboard(
+    name: str, namespace: str, config: PostgresConfig, archive: PostgresBackup | None = None
+) -> Dashboard:
+    """Of one cluster; every number of its health row is judged by its rules."""
     database = "cnpg_pg_stat_database"
 
     def per_database(*counters: str) -> dict[str, str]:
@@ -59,6 +63,7 @@ def postgres_dashboard(name: str, namespace: str, config: PostgresConfig) -> Das
                 f"max(cnpg_pg_database_xid_age{{{PODS}}})",
                 red_from=1e9,
             ),
+            *(archive_health(archive) if archive is not None else []),
         ],
         traffic=[
             graph(
@@ -103,6 +108,7 @@ def postgres_dashboard(name: str, namespace: str, config: PostgresConfig) -> Das
                     f"sum(rate({database}_blks_read{{{PODS}}}[{RATE}]))) >= 0) or vector(1)"
                 },
             ),
+            *(archive_saturation() if archive is not None else []),
         ],
         errors=[
             graph(

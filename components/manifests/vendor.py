@@ -81,6 +81,27 @@ SOURCES = {
         # The estate makes its own namespaces, with Pod Security labels.
         frozenset({"Namespace/cnpg-system"}),
     ),
+    "plugin-barman-cloud-0.15.0": Source(
+        "github.com/cloudnative-pg/plugin-barman-cloud@v0.15.0",
+        "manifest.yaml",
+        frozenset(
+            {
+                # The estate's own authority issues both certificates (barman_cloud.py).
+                "Issuer/selfsigned-issuer",
+                "Certificate/barman-cloud-client",
+                "Certificate/barman-cloud-server",
+                # The name of the sidecar's image, which is no secret and pinned in versions.toml.
+                "Secret/plugin-barman-cloud-8tfddg42gf",
+                # Metrics behind the API server's judgement: nobody reads them here.
+                "ClusterRole/barman-plugin-metrics-auth-role",
+                "ClusterRole/barman-plugin-metrics-reader",
+                "ClusterRoleBinding/barman-plugin-metrics-auth-rolebinding",
+                # For people; nobody is bound to them.
+                "ClusterRole/barman-plugin-objectstore-editor-role",
+                "ClusterRole/barman-plugin-objectstore-viewer-role",
+            }
+        ),
+    ),
     "prometheus-operator-0.93.1": Source(
         "github.com/prometheus-operator/prometheus-operator@v0.93.1",
         "bundle.yaml",

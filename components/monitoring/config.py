@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from components.model import Model, Name, Resources, Spread, Storage, problem, refuse
+from components.monitoring.state_metrics import StateMetricsConfig
 
 
 class PrometheusConfig(Model):
@@ -58,10 +59,12 @@ class MonitoringConfig(Model):
     """Prometheus and Alertmanager; `protect` refuses to delete them, and with them their data.
 
     With `dashboards` every part brings a ConfigMap that a Grafana in the cluster shows.
+    `state_metrics` says when CronJobs last succeeded: alerts about backups need it.
     """
 
     prometheus: PrometheusConfig = PrometheusConfig()
     alertmanager: AlertmanagerConfig = AlertmanagerConfig()
+    state_metrics: StateMetricsConfig | None = None
     spread: Spread = "prefer"
     dashboards: bool = True
     protect: bool = True

@@ -16,7 +16,7 @@ from components.datalake.pgpool_config import (
     exporter_start,
     pgpool_conf,
 )
-from components.datalake.postgres import HBA, cluster_spec, failover_timing
+from components.datalake.postgres_spec import HBA, cluster_spec, failover_timing
 from components.datalake.postgres_config import PostgresConfig, own_parameters
 from components.model import Image
 

@@ -1,0 +1,136 @@
+"""Backups to a store outside of the estate: PostgreSQL's archive before it, Jobs after the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components.dashboards import Panel
+from components.datalake.backup_config import BACKUP_USER, BackupConfig, DumpBackup
+from components.datalake.backup_job import job_health
+from components.datalake.backup_store import BackupStore
+from components.datalake.barman_cloud import BarmanCloud
+from components.datalake.kafka_backup import KafkaBackup
+from components.datalake.kafka_cluster import KafkaCluster
+from components.datalake.mongodb_backup import MongodbBackup
+from components.datalake.mongodb_cluster import MongodbCluster
+from components.datalake.postgres_archive import PostgresArchive
+from components.workload import Component
+from stacks.context import Context, manifest
+from stacks.foundation import Platform
+
+
+@dataclass(frozen=True)
+class Backups:
+    """What is saved, and the store's keys."""
+
+    config: BackupConfig
+    store: BackupStore
+
+
+def deploy(context: Context, platform: Platform) -> Backups | None:
+    """The store's keys, where the environment declares backups."""
+    config = context.environment.backup
+    if config is None:
+        return None
+    store = BackupStore(
+        "backup-store",
+        config.store,
+        namespace=platform.namespaces["datalake"],
+        access_key=context.secret(config.store.access_key),
+        secret_key=context.secret(config.store.secret_key),
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    return Backups(config, store)
+
+
+def deploy_archive(
+    context: Context,
+    platform: Platform,
+    backups: Backups | None,
+    operator: Sequence[pulumi.Resource],
+) -> PostgresArchive | None:
+    """PostgreSQL's archive and the plugin that fills it; what its cluster is made with."""
+    if backups is None or backups.config.postgres is None:
+        return None
+    image = context.images["barman_cloud"]
+    plugin = BarmanCloud(
+        "barman-cloud",
+        context.environment.barman_cloud,
+        namespace=platform.namespaces["platform"],
+        image=image,
+        sidecar=context.images["barman_cloud_sidecar"],
+        objects=manifest(f"plugin-barman-cloud-{image.tag.removeprefix('v')}"),
+        authority=platform.pki.authority,
+        issuer=platform.pki.ready,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(plugin)
+    return PostgresArchive(
+        "postgres-archive",
+        backups.config.postgres,
+        namespace=platform.namespaces["datalake"],
+        store=backups.store,
+        plugin=[*operator, *plugin.ready],
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+
+
+def deploy_jobs(
+    context: Context,
+    platform: Platform,
+    monitors: Sequence[pulumi.Resource] | None,
+    backups: Backups | None,
+    kafka: KafkaCluster | None,
+    mongodb: MongodbCluster | None,
+) -> None:
+    """The CronJobs of what is saved by dumps."""
+    if backups is None:
+        return
+    config = backups.config
+    made: list[tuple[str, DumpBackup, Component]] = []
+    opts = pulumi.ResourceOptions(provider=context.provider)
+    if config.mongodb is not None:
+        # The environment's model asks for both, and for the user.
+        declared = context.environment.mongodb
+        assert mongodb is not None and declared is not None
+        user = next(one for one in declared.users if one.name == BACKUP_USER)
+        documents = MongodbBackup(
+            "mongodb-backup",
+            config.mongodb,
+            namespace=platform.namespaces["datalake"],
+            mongodb=mongodb,
+            password=context.secret(user.password),
+            store=backups.store,
+            image=context.images["mongodb_server"],
+            rclone=context.images["rclone"],
+            monitors=monitors,
+            opts=opts,
+        )
+        made.append(("mongodb", config.mongodb, documents))
+    if config.kafka is not None:
+        assert kafka is not None
+        messages = KafkaBackup(
+            "kafka-backup",
+            config.kafka,
+            namespace=platform.namespaces["datalake"],
+            kafka=kafka,
+            store=backups.store,
+            image=context.images["estate_admin"],
+            rclone=context.images["rclone"],
+            monitors=monitors,
+            opts=opts,
+        )
+        made.append(("kafka", config.kafka, messages))
+    for part, schedule, component in made:
+        context.declare(component)
+        _show(context, part, job_health(part, schedule))
+
+
+def _show(context: Context, part: str, panel: Panel) -> None:
+    """A panel more on the dashboard of a part that was declared before."""
+    context.dashboards = [
+        one.with_health(panel) if one.name == part else one for one in context.dashboards
+    ]
