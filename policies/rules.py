@@ -18,6 +18,7 @@ _DATA = (
     "CephBlockPool",
     "CephFilesystem",
     "CephObjectStore",
+    "CephObjectZone",
     "Namespace",
     "CustomResourceDefinition",
     "PersistentVolumeClaim",

@@ -1,4 +1,4 @@
-"""Backups to a store outside of the estate: PostgreSQL's archive before it, Jobs after the others."""
+"""Backups to a store outside of the estate: an archive before PostgreSQL, Jobs after the rest."""
 
 from __future__ import annotations
 

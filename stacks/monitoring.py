@@ -6,8 +6,8 @@ import pulumi
 
 from components.monitoring.grafana import Dashboards
 from components.monitoring.monitoring import Monitoring, asked
-from components.monitoring.state_metrics import StateMetrics
 from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
+from components.monitoring.state_metrics import StateMetrics
 from components.platform.namespaces import NAMESPACES, Namespaces
 from stacks.context import Context, manifest
 from stacks.foundation import Platform

@@ -40,6 +40,7 @@ def deploy(
         image=images["ceph"],
         admin_image=images["estate_admin"],
         secret_keys={user.name: context.secret(user.secret_key) for user in config.users},
+        realm_keys=_realm_keys(context, config),
         authority=platform.pki.authority,
         operator=operator.ready,
         issuer=platform.pki.ready,
@@ -48,3 +49,10 @@ def deploy(
     )
     context.declare(operator)
     return ceph
+
+
+def _realm_keys(context: Context, config: CephConfig) -> list[pulumi.Output[str]]:
+    several = config.rook.replication if config.rook is not None else None
+    if several is None:
+        return []
+    return [context.secret(several.access_key), context.secret(several.secret_key)]

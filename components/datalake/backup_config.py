@@ -57,7 +57,7 @@ ServerName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$
 
 
 class BackupStore(Model):
-    """A bucket of an S3 that is not the estate's own: what is lost with it must not hold its backup.
+    """A bucket of an S3 that is not the estate's own, and so is not lost with it.
 
     The bucket is there already, versioned, and its keys may write, read and delete in it.
     """
@@ -181,7 +181,7 @@ def unmet(
 ) -> list[dict[str, Any]]:
     """What the environment lacks for its backups.
 
-    `declared` maps a part to its configuration or None, `users` to the users who may read all of it;
+    `declared` maps a part to its configuration or None, `users` to those who may read all of it;
     `aged` says whether Jobs' ages are exported to whoever alerts.
     """
     found = []

@@ -54,7 +54,7 @@ class BackupStore(Component):
 
 
 def rclone(config: StoreConfig, access_key: str, secret_key: str) -> str:
-    """rclone's configuration file."""
+    """The configuration file of rclone."""
     values = {
         "type": "s3",
         "provider": "Other",

@@ -106,7 +106,7 @@ class KafkaBackup(Component):
 
 
 def client(address: str) -> dict[str, str]:
-    """librdkafka's configuration of the reader, without his password."""
+    """The reader's configuration of librdkafka, without his password."""
     return {
         "bootstrap.servers": address,
         "security.protocol": "SASL_SSL",

@@ -47,7 +47,8 @@ class RookCeph(Component):
     in the data lake's namespace. `operator` holds what must exist before Rook's kinds are accepted
     and acted on; Pulumi deletes it last. Rook holds each of its objects by a finalizer until it has
     taken down what it made, so whoever deletes them needs the operator alive: while one of them is
-    left, neither the operator nor the namespace is touched.
+    left, neither the operator nor the namespace is touched. `realm_keys` are those of
+    `rook.replication`, access key and secret key.
     """
 
     store: ObjectStore
@@ -63,6 +64,7 @@ class RookCeph(Component):
         image: Image,
         admin_image: Image,
         secret_keys: Mapping[str, pulumi.Input[str]],
+        realm_keys: Sequence[pulumi.Input[str]] = (),
         authority: Authority,
         operator: Sequence[pulumi.Resource] = (),
         issuer: Sequence[pulumi.Resource] = (),
@@ -93,7 +95,7 @@ class RookCeph(Component):
             "CephObjectStore",
             spec.STORE,
             spec.store_spec(config, f"{name}-gateway-tls"),
-            [cluster, tls],
+            [cluster, tls, *self._sites(cluster, realm_keys)],
             protect,
         )
         files = self._custom(
@@ -143,6 +145,34 @@ class RookCeph(Component):
                 custom_timeouts=pulumi.CustomTimeouts(create="45m", update="60m", delete="15m"),
             ),
         )
+
+    def _sites(
+        self, cluster: CustomResource, keys: Sequence[pulumi.Input[str]]
+    ) -> list[pulumi.Resource]:
+        """What makes this site one of several; nothing where it is the only one."""
+        several = spec.settings(self._config).replication
+        if several is None:
+            return []
+        access_key, secret_key = keys
+        # Named so that Rook takes these rather than make its own.
+        contents: dict[str, dict[str, pulumi.Input[str]]] = {
+            f"{several.realm}-keys": {"access-key": access_key, "secret-key": secret_key}
+        }
+        if several.ca is not None:
+            contents[spec.SITES_CA] = {"cabundle": several.ca}
+        made: list[pulumi.Resource] = [
+            k8s.core.v1.Secret(
+                name,
+                metadata=meta(name, self._namespace, labels(self._name)),
+                string_data=content,
+                opts=self.child(),
+            )
+            for name, content in contents.items()
+        ]
+        before = [cluster, *made]
+        for kind, (name, body) in spec.sites(self._config).items():
+            before.append(self._custom(kind, name, body, list(before), self._config.protect))
+        return before
 
     def _users(
         self, store: CustomResource, secret_keys: Mapping[str, pulumi.Input[str]]
@@ -279,6 +309,15 @@ class RookCeph(Component):
             lasting=False,
         )
         self.flows += to(rgw, [spec.GATEWAY_PORT], [operator, buckets])
+        several = spec.settings(self._config).replication
+        if several is not None:
+            self.flows.append(Flow(source=OUTSIDE, target=rgw, ports=[spec.GATEWAY_PORT]))
+            if several.peer_ports:
+                # The operator asks the first site for its realm.
+                self.flows += [
+                    Flow(source=one, target=OUTSIDE, ports=several.peer_ports)
+                    for one in (rgw, operator)
+                ]
         # Volumes are mounted by the nodes' kernels, which no selector names; they have keys.
         self.flows += [
             Flow(source=OUTSIDE, target=target, ports=ports)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from components.model import Model, Resources, immutable
+from components.model import Model, Name, Resources, SecretRef, immutable
 
 STORAGE_NODES = {"estate.dev/storage": "true"}
 """Nodes with disks for Ceph carry this label, and their rack's name in `topology.rook.io/rack`."""
+
+_Endpoint = Annotated[
+    str, Field(pattern=r"^https://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[1-9][0-9]{0,4})?$")
+]
 
 
 class RookConfig(Model):
@@ -30,6 +34,42 @@ class RookConfig(Model):
         cpu_request_m=20, memory_request_mib=64, memory_limit_mib=256
     )
     protect: bool = True
+
+
+class Replication(Model):
+    """The place of a site among several whose S3 is one: users, buckets and objects are in all.
+
+    Every zone of a zone group holds all of its buckets, and takes writes; the sites' gateways pull
+    from each other. The first site makes the realm, another one pulls it from there. The realm's
+    keys are the same everywhere. To be decided when the object store is made.
+    """
+
+    realm: Name = immutable("estate")
+    zone_group: Name = immutable("estate")
+    zone: Name = immutable(description="this site's name; every site another")
+    endpoints: list[_Endpoint] = Field(
+        min_length=1,
+        description="by which the other sites reach these gateways: a load balancer's, of your own",
+    )
+    pull_from: _Endpoint | None = immutable(
+        None, description="an endpoint of the first site; None: this is the first"
+    )
+    peers: list[_Endpoint] = Field(
+        default_factory=list, description="endpoints of the other sites, for the network's rules"
+    )
+    ca: str | None = Field(
+        default=None,
+        pattern=r"^-----BEGIN CERTIFICATE-----",
+        description="PEM of who signs the other sites' certificates; None: the public authorities",
+    )
+    access_key: SecretRef
+    secret_key: SecretRef
+
+    @property
+    def peer_ports(self) -> list[int]:
+        """Where other sites answer."""
+        asked = [*self.peers, *([self.pull_from] if self.pull_from is not None else [])]
+        return sorted({int(one.removeprefix("https://").partition(":")[2] or 443) for one in asked})
 
 
 class RookSettings(Model):
@@ -57,6 +97,9 @@ class RookSettings(Model):
     helper_resources: Resources = Field(
         default=Resources(cpu_request_m=20, memory_request_mib=64, memory_limit_mib=512),
         description="of the programs beside the daemons: exporter, crash collector, preparation",
+    )
+    replication: Replication | None = Field(
+        default=None, description="None: the store of this site is the only one"
     )
     wipe: bool = Field(
         default=False,

@@ -26,6 +26,8 @@ DAEMON_PORTS = list(range(6800, 6816))
 METRICS_PORT = 9283
 EXPORTER_PORT = 9926
 GATEWAY_PORT = 443
+SITES_CA = "s3-sites-ca"
+"""Secret with the certificate that verifies other sites."""
 GATEWAY_SERVICE = f"rook-ceph-rgw-{STORE}"
 
 APPS = {
@@ -147,16 +149,46 @@ def pool(config: CephConfig, **parameters: str) -> dict[str, Any]:
     }
 
 
-def store_spec(config: CephConfig, tls: str) -> dict[str, Any]:
-    """`.spec` of the `CephObjectStore`: S3 over TLS alone, by the certificate in Secret `tls`."""
+def _store_pools(config: CephConfig) -> dict[str, Any]:
     return {
         "metadataPool": pool(config),
         "dataPool": pool(config, bulk="true"),
         # Of a store that is deleted the data stays: whoever wants it gone deletes pools.
         "preservePoolsOnDelete": True,
+    }
+
+
+def sites(config: CephConfig) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Kind -> name and `.spec` of what makes this site one of several, in their order."""
+    found = settings(config).replication
+    if found is None:
+        return {}
+    pulled = {"pull": {"endpoint": found.pull_from}} if found.pull_from is not None else {}
+    return {
+        "CephObjectRealm": (found.realm, pulled),
+        "CephObjectZoneGroup": (found.zone_group, {"realm": found.realm}),
+        "CephObjectZone": (
+            found.zone,
+            {
+                "zoneGroup": found.zone_group,
+                "customEndpoints": list(found.endpoints),
+                **_store_pools(config),
+            },
+        ),
+    }
+
+
+def store_spec(config: CephConfig, tls: str) -> dict[str, Any]:
+    """`.spec` of the `CephObjectStore`: S3 over TLS alone, by the certificate in Secret `tls`."""
+    several = settings(config).replication
+    bundle = {"caBundleRef": SITES_CA} if several is not None and several.ca is not None else {}
+    return {
+        # A zone has its pools itself.
+        **(_store_pools(config) if several is None else {"zone": {"name": several.zone}}),
         "gateway": {
             "securePort": GATEWAY_PORT,
             "sslCertificateRef": tls,
+            **bundle,
             "instances": config.gateways,
             "resources": config.gateway_resources.quantities(),
             "placement": placement(config, store_labels()),

@@ -40,7 +40,7 @@ _mount = k8s.core.v1.VolumeMountArgs
 
 
 class StateMetricsConfig(Model):
-    """What alerts about CronJobs need. One replica: it only counts, and an alert says if it is away."""
+    """What alerts about CronJobs need; of one replica, whose absence is an alert itself."""
 
     resources: Resources = Resources(cpu_request_m=10, memory_request_mib=48, memory_limit_mib=128)
 

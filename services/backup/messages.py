@@ -3,7 +3,7 @@
     python3 -m services.backup.messages <client.json> <file of the password> <folder>
 
 `client.json` is librdkafka's configuration without the password. The folder becomes a backup that
-`./estate restore --from` takes; its databases are none, because PostgreSQL has an archive of its own.
+`./estate restore --from` takes; it has no databases: PostgreSQL has an archive of its own.
 """
 
 # confluent_kafka.admin hands its classes on without declaring it.
@@ -24,7 +24,7 @@ from services.backup import BackupError, folder, topics
 
 
 def options(client: Path, password: Path) -> dict[str, Any]:
-    """librdkafka's configuration, complete."""
+    """Complete configuration of librdkafka."""
     found: dict[str, Any] = json.loads(client.read_text(encoding="utf-8"))
     return {**found, "sasl.password": password.read_text(encoding="utf-8").strip()}
 

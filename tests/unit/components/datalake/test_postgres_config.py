@@ -16,8 +16,8 @@ from components.datalake.pgpool_config import (
     exporter_start,
     pgpool_conf,
 )
-from components.datalake.postgres_spec import HBA, cluster_spec, failover_timing
 from components.datalake.postgres_config import PostgresConfig, own_parameters
+from components.datalake.postgres_spec import HBA, cluster_spec, failover_timing
 from components.model import Image
 
 IMAGE = Image(repository="ghcr.io/x/postgresql", tag="15.18", digest="sha256:" + "1" * 64)
