@@ -107,12 +107,14 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
 def test_every_kind_of_the_data_lake_is_among_those_tried() -> None:
     assert {"Kafka", "KafkaNodePool", "KafkaTopic", "KafkaUser"} <= set(custom())
     assert {"Cluster", "Database", "MongoDBCommunity"} <= set(custom())
+    assert {"ObjectStore", "ScheduledBackup"} <= set(custom())
 
 
 def test_every_kind_of_rook_that_is_used_is_among_those_tried() -> None:
     assert {
         *("CephCluster", "CephBlockPool", "CephObjectStore", "CephObjectStoreUser"),
         *("CephFilesystem", "CephFilesystemSubVolumeGroup"),
+        *("CephObjectRealm", "CephObjectZoneGroup", "CephObjectZone"),
     } <= set(custom())
 
 
@@ -230,6 +232,7 @@ def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -
     pin_all(tmp_path)
     for part in (
         *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
+        "barman_cloud",
         *("mongodb", "mongodb_operator", "prometheus_operator", "monitoring", "ceph", "rook"),
     ):
         values.setdefault(part, {})["protect"] = False

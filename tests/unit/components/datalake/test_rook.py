@@ -35,6 +35,7 @@ IMAGES = Images(
     }
 )
 VALUES: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))["ceph"]
+VALUES["rook"].pop("replication")  # test_rook_sites.py
 KINDS = {
     *("CephCluster", "CephBlockPool", "CephObjectStore", "CephFilesystem"),
     *("CephFilesystemSubVolumeGroup", "CephObjectStoreUser"),
