@@ -10,6 +10,8 @@ import pytest
 
 from components.console.config import ConsoleConfig
 from components.console.rules import console_rules
+from components.datalake.backup_config import DumpBackup, PostgresBackup
+from components.datalake.backup_job import job_rules
 from components.datalake.ceph_config import CephConfig
 from components.datalake.ceph_rules import alerts
 from components.datalake.mongodb_config import MongodbConfig
@@ -18,6 +20,7 @@ from components.datalake.mongodb_rules import mongodb_rules
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.pipeline_config import PipelineConfig
 from components.datalake.pipeline_rules import pipeline_rules
+from components.datalake.postgres_archive import METRICS, archive_rules
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_rules import pgpool_rules, postgres_rules
 from components.datalake.strimzi_operator import strimzi_rules
@@ -57,6 +60,9 @@ CEPH = CephConfig.model_validate(
 CEPH_OSD = 'ceph_osd_up{ceph_daemon="osd.1"}'
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
+    "archive": archive_rules("postgres", "datalake", PostgresBackup(max_age_h=1)),
+    "mongodb-backup": job_rules("mongodb", DumpBackup(max_age_h=1)),
+    "kafka-backup": job_rules("kafka", DumpBackup(max_age_h=1)),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
     "ceph": alerts(CEPH),
@@ -68,6 +74,16 @@ GROUPS = {
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
+INSTANCE = '{namespace="datalake", pod="postgres-1"}'
+BACKED_UP = f"{METRICS}_last_available_backup_timestamp{INSTANCE}"
+FAILED = f"{METRICS}_last_failed_backup_timestamp{INSTANCE}"
+WAITING = (
+    'cnpg_collector_pg_wal_archive_status{namespace="datalake", pod="postgres-1", value="ready"}'
+)
+DUMPED = "kube_cronjob_status_last_successful_time"
+MADE = "kube_cronjob_created"
+CRON = '{namespace="datalake", cronjob="mongodb-backup"}'
+KAFKA_CRON = '{namespace="datalake", cronjob="kafka-backup"}'
 CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
 CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
 
@@ -287,6 +303,30 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             {'certmanager_certificate_ready_status{namespace="a", name="b", condition="True"}': 1},
             False,
         ),
+        # No backup yet, which the plugin calls 0; one of a minute ago, by the other instance.
+        ("archive", "PostgresBackupOld", {BACKED_UP: 0}, True),
+        ("archive", "PostgresBackupOld", {BACKED_UP: 8000}, False),
+        (
+            "archive",
+            "PostgresBackupOld",
+            {BACKED_UP: 0, BACKED_UP.replace("postgres-1", "postgres-2"): 8000},
+            False,
+        ),
+        ("archive", "PostgresBackupUnknown", {"nothing": 1}, True),
+        ("archive", "PostgresBackupUnknown", {BACKED_UP: 0}, False),
+        ("archive", "PostgresBackupFailed", {BACKED_UP: 10, FAILED: 20}, True),
+        ("archive", "PostgresBackupFailed", {BACKED_UP: 20, FAILED: 10}, False),
+        ("archive", "PostgresWalNotArchived", {WAITING: 17}, True),
+        ("archive", "PostgresWalNotArchived", {WAITING: 16}, False),
+        ("mongodb-backup", "MongodbBackupOld", {MADE + CRON: 0, DUMPED + CRON: 1}, True),
+        ("mongodb-backup", "MongodbBackupOld", {MADE + CRON: 0, DUMPED + CRON: 8000}, False),
+        # It never succeeded: its own age counts.
+        ("mongodb-backup", "MongodbBackupOld", {MADE + CRON: 1}, True),
+        ("mongodb-backup", "MongodbBackupOld", {MADE + CRON: 8000}, False),
+        ("mongodb-backup", "MongodbBackupUnknown", {MADE + KAFKA_CRON: 1}, True),
+        ("mongodb-backup", "MongodbBackupUnknown", {MADE + CRON: 1}, False),
+        ("kafka-backup", "KafkaBackupOld", {MADE + KAFKA_CRON: 0, DUMPED + KAFKA_CRON: 1}, True),
+        ("kafka-backup", "KafkaBackupOld", {MADE + KAFKA_CRON: 0, DUMPED + CRON: 8000}, True),
         ("pipeline", "PipelineLags", {lag(): 5001}, True),
         ("pipeline", "PipelineLags", {lag(): 5000}, False),
         ("pipeline", "PipelineStandsStill", {lag(): 1, images("stored"): 7}, True),
