@@ -31,7 +31,8 @@ PART = "kafka"
 _CONFIG = f"{PART}-backup"
 _ROOT = "/backup"
 _CODE = {
-    "__init__.py": backup,
+    # Pulumi drops keys that begin with two underscores.
+    "init.py": backup,
     "folder.py": folder,
     "messages.py": messages,
     "records.py": records,
@@ -68,7 +69,10 @@ class KafkaBackup(Component):
             opts=self.child(),
         )
         code = [
-            k8s.core.v1.KeyToPathArgs(key=file, path=f"services/backup/{file}") for file in _CODE
+            k8s.core.v1.KeyToPathArgs(
+                key=file, path=f"services/backup/{file.replace('init.py', '__init__.py')}"
+            )
+            for file in _CODE
         ]
         settings = k8s.core.v1.KeyToPathArgs(key="client.json", path="client.json")
         volume = k8s.core.v1.VolumeArgs(

@@ -30,9 +30,7 @@ CA = "-----BEGIN CERTIFICATE-----\n"
 
 def config(**changes: Any) -> CephConfig:
     several = {**VALUES["rook"]["replication"], **changes}
-    return CephConfig.model_validate(
-        VALUES | {"rook": {**VALUES["rook"], "replication": several}}
-    )
+    return CephConfig.model_validate(VALUES | {"rook": {**VALUES["rook"], "replication": several}})
 
 
 class Made:
