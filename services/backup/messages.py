@@ -39,20 +39,30 @@ def save(access: dict[str, Any], target: Path) -> dict[str, Any]:
         kafka = topics.save(AdminClient(access), consumer, writer, lambda *_: None)
     finally:
         consumer.close()
-    parts = {"kafka": kafka, "postgres": {"databases": {}}}
-    about = {"began": began, "ended": time.time(), "facts": {}, "profiles": []}
-    return folder.seal(partial, target, {**about, "parts": parts, "files": writer.files})
+    return folder.seal(partial, target, manifest(kafka, writer, began))
+
+
+def manifest(kafka: dict[str, Any], writer: folder.Writer, began: float) -> dict[str, Any]:
+    """What a backup of messages alone says of itself."""
+    return {
+        "began": began,
+        "ended": time.time(),
+        "facts": {},
+        "profiles": [],
+        "parts": {"kafka": kafka, "postgres": {"databases": {}}},
+        "files": writer.files,
+    }
 
 
 def main(arguments: list[str]) -> int:
     """Save once; 1 when it fails, in one line."""
     client, password, target = (Path(one) for one in arguments)
     try:
-        manifest = save(options(client, password), target)
+        made = save(options(client, password), target)
     except (BackupError, KafkaException, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    found = manifest["parts"]["kafka"]["topics"]
+    found = made["parts"]["kafka"]["topics"]
     count = sum(one["records"] for kept in found.values() for one in kept)
     print(f"{count} messages of {len(found)} topics")
     return 0
