@@ -109,6 +109,7 @@ def vendored(body: Object, config: BarmanCloudConfig, image: Image, sidecar: Ima
         waived = {
             "checkov.CKV_K8S_38": "an operator works on the API",
             "kube-score.deployment-replicas": "instances archive without it; a new one can wait",
+            "kube-score.deployment-strategy": "as released: no two that would name two sidecars",
         }
         body = annotate(body, waive(waived))
     elif body["kind"] == "Service":

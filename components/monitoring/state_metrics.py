@@ -93,12 +93,7 @@ class StateMetrics(Component):
                 NAME,
                 namespace,
                 selector,
-                waive(
-                    {
-                        "checkov.CKV_K8S_38": "it reads Jobs from the API",
-                        "kube-score.deployment-replicas": "alerts say when it is away",
-                    }
-                ),
+                waive({"checkov.CKV_K8S_38": "it reads Jobs from the API"}),
             ),
             spec=k8s.apps.v1.DeploymentSpecArgs(
                 replicas=1,
