@@ -70,10 +70,6 @@ class Dashboard(Model):
         """What links to it are made of, so it must never change."""
         return f"estate-{self.name}"
 
-    def with_health(self, *panels: Panel) -> Dashboard:
-        """The same with more panels at the end of its health row."""
-        return self.model_copy(update={"health": [*self.health, *panels]})
-
     def rows(self) -> Iterator[tuple[str, list[Panel]]]:
         """Title and panels of each row, in their order."""
         firing = f'sum(ALERTS{{alertstate="firing", alertname=~"{self.alerts}"}})'

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.dashboards import Panel
-from components.datalake.backup_config import BACKUP_USER, BackupConfig, DumpBackup
-from components.datalake.backup_job import job_health
+from components.datalake.backup_config import BACKUP_USER, BackupConfig
 from components.datalake.backup_store import BackupStore
 from components.datalake.barman_cloud import BarmanCloud
 from components.datalake.kafka_backup import KafkaBackup
@@ -90,7 +88,7 @@ def deploy_jobs(
     if backups is None:
         return
     config = backups.config
-    made: list[tuple[str, DumpBackup, Component]] = []
+    made: list[Component] = []
     opts = pulumi.ResourceOptions(provider=context.provider)
     if config.mongodb is not None:
         # The environment's model asks for both, and for the user.
@@ -109,7 +107,7 @@ def deploy_jobs(
             monitors=monitors,
             opts=opts,
         )
-        made.append(("mongodb", config.mongodb, documents))
+        made.append(documents)
     if config.kafka is not None:
         assert kafka is not None
         messages = KafkaBackup(
@@ -123,14 +121,6 @@ def deploy_jobs(
             monitors=monitors,
             opts=opts,
         )
-        made.append(("kafka", config.kafka, messages))
-    for part, schedule, component in made:
+        made.append(messages)
+    for component in made:
         context.declare(component)
-        _show(context, part, job_health(part, schedule))
-
-
-def _show(context: Context, part: str, panel: Panel) -> None:
-    """A panel more on the dashboard of a part that was declared before."""
-    context.dashboards = [
-        one.with_health(panel) if one.name == part else one for one in context.dashboards
-    ]

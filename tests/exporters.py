@@ -33,7 +33,10 @@ _PARTS = {
     "rook-ceph-operator": _OPERATOR,
     "mongodb-kubernetes-operator": _OPERATOR,
     "strimzi-cluster-operator": ("strimzi",),
-    "postgres": ("cnpg_collector",),
+    "postgres": ("cnpg_collector", "barman_cloud"),
+    "mongodb-backup": ("kube_state_metrics",),
+    "kafka-backup": ("kube_state_metrics",),
+    "kube-state-metrics": (),
     # Sessions are those of the servers behind the pool.
     "pgpool": ("sql_exporter", "cnpg_collector"),
     "kafka": ("kafka",),

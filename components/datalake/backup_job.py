@@ -9,7 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.checks import ExpectedPods
-from components.dashboards import Panel, stat
+from components.dashboards import HERE, Dashboard, graph, quiet, stat
 from components.datalake.backup_config import NAMESPACE, DumpBackup
 from components.datalake.backup_store import CA, RCLONE, REMOTE, BackupStore
 from components.flows import OUTSIDE, Flow, Pods
@@ -139,6 +139,7 @@ class BackupJob(Component):
         if monitors is not None:
             opts = self.child(depends_on=list(monitors))
             prometheus_rule(name, namespace, job_rules(part, config), opts)
+            self.dashboards.append(job_dashboard(part, config))
         self.register_outputs({})
 
     def _container(
@@ -222,14 +223,14 @@ def job_rules(part: str, config: DumpBackup) -> list[dict[str, Any]]:
     here = f'namespace="{NAMESPACE}"'
     return [
         alert(
-            f"{title}BackupOld",
+            f"Backup{title}Old",
             f"{_age(part, here)} > {config.max_age_h * 3600}",
             f"the last backup of {part} is older than {config.max_age_h} h; see the Jobs of "
             f"{part}-backup",
             for_s=900,
         ),
         alert(
-            f"{title}BackupUnknown",
+            f"Backup{title}Unknown",
             f'absent(kube_cronjob_created{{{here}, cronjob="{part}-backup"}})',
             f"nobody tells how old the last backup of {part} is; see kube-state-metrics",
             for_s=1800,
@@ -238,12 +239,53 @@ def job_rules(part: str, config: DumpBackup) -> list[dict[str, Any]]:
     ]
 
 
-def job_health(part: str, config: DumpBackup) -> Panel:
-    """A panel of the health row of a part, judged by `job_rules`."""
-    return stat(
-        "Age of the last backup",
-        f"One is made at `{config.schedule}`; see the Jobs of {part}-backup.",
-        _age(part, 'namespace=~"$namespace"'),
-        "s",
-        red_from=config.max_age_h * 3600,
+def job_dashboard(part: str, config: DumpBackup) -> Dashboard:
+    """Of one part's CronJob: its health is judged by `job_rules`."""
+    name = f"{part}-backup"
+    jobs = f'{HERE}, job_name=~"{name}-.*"'
+    return Dashboard(
+        name=name,
+        title=f"Backup of {part.capitalize()}",
+        description="The CronJob that saves it to the store outside, by kube-state-metrics.",
+        namespace=NAMESPACE,
+        source=f'kube_cronjob_created{{cronjob="{name}"}}',
+        alerts=f"Backup{part.capitalize()}.+",
+        health=[
+            stat(
+                "Age of the last backup",
+                f"One is made at `{config.schedule}`; see the Jobs of {name}.",
+                _age(part, HERE),
+                "s",
+                red_from=config.max_age_h * 3600,
+            )
+        ],
+        traffic=[
+            graph(
+                "Runs that succeeded",
+                "Of the Jobs that are kept.",
+                "short",
+                {"succeeded": quiet(f"sum(kube_job_status_succeeded{{{jobs}}})")},
+            )
+        ],
+        saturation=[
+            graph(
+                "Duration of the last run",
+                f"A run is ended after {config.longest_s} s.",
+                "s",
+                {
+                    "duration": quiet(
+                        f"max(kube_job_status_completion_time{{{jobs}}} "
+                        f"- kube_job_status_start_time{{{jobs}}})"
+                    )
+                },
+            )
+        ],
+        errors=[
+            graph(
+                "Pods that failed",
+                "Their logs say which of the two containers, and why.",
+                "short",
+                {"failed": quiet(f"sum(kube_job_status_failed{{{jobs}}})")},
+            )
+        ],
     )

@@ -106,6 +106,7 @@ class KafkaBackup(Component):
         )
         self.flows += self.job.flows
         self.expected_pods += self.job.expected_pods
+        self.dashboards += self.job.dashboards
         self.register_outputs({})
 
 

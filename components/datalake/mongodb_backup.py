@@ -80,6 +80,7 @@ class MongodbBackup(Component):
         )
         self.flows += self.job.flows
         self.expected_pods += self.job.expected_pods
+        self.dashboards += self.job.dashboards
         self.register_outputs({})
 
 

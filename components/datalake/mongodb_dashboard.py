@@ -20,7 +20,7 @@ def mongodb_dashboard(name: str, namespace: str, config: MongodbConfig) -> Dashb
         namespace=namespace,
         source=f"up{{{job}}}",
         pods=True,
-        alerts="Mongodb(ReplicasMissing|Down|RequestsFail|Backup.+)",
+        alerts="Mongodb(ReplicasMissing|Down|RequestsFail)",
         health=[
             stat(
                 "Replicas that answer",

@@ -190,6 +190,13 @@ def archive_health(config: PostgresBackup) -> list[Panel]:
             f"time() - max({METRICS}_first_recoverability_point{{{PODS}}})",
             "s",
         ),
+        stat(
+            "The last backup failed",
+            "1 when none has succeeded since; see the Backups of the cluster.",
+            f"max({METRICS}_last_failed_backup_timestamp{{{PODS}}}) > bool "
+            f"max({METRICS}_last_available_backup_timestamp{{{PODS}}})",
+            red_from=1,
+        ),
     ]
 
 

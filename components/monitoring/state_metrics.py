@@ -9,6 +9,7 @@ import pulumi_kubernetes as k8s
 
 from components.authority import Authority
 from components.checks import ExpectedPods
+from components.dashboards import HERE, Dashboard, graph, quiet, stat
 from components.flows import Pods, asks_api, scraped
 from components.model import Image, Model, Resources
 from components.workload import (
@@ -143,6 +144,7 @@ class StateMetrics(Component):
             [alert("StateMetricsDown", down, summary, for_s=600, severity="warning")],
             after,
         )
+        self.dashboards.append(state_dashboard())
         self.register_outputs({})
 
     def _rights(
@@ -164,6 +166,51 @@ class StateMetrics(Component):
                 opts=self.child(),
             ),
         ]
+
+
+def state_dashboard() -> Dashboard:
+    """What every scrape tells of it."""
+    job = f'{HERE}, job=~".*{NAME}"'
+    return Dashboard(
+        name=NAME,
+        title="State of Jobs",
+        description="kube-state-metrics: who tells when CronJobs last succeeded.",
+        namespace=NAMESPACE,
+        source=f'up{{job=~".*{NAME}"}}',
+        alerts="StateMetrics.+",
+        health=[
+            stat(
+                "Replicas that answer",
+                "Without one the age of backups is unknown.",
+                quiet(f"count(up{{{job}}} == 1)"),
+                red_below=1,
+            )
+        ],
+        traffic=[
+            graph(
+                "Series",
+                "It grows with the Jobs that are kept.",
+                "short",
+                {"series": f"sum(scrape_samples_scraped{{{job}}})"},
+            )
+        ],
+        saturation=[
+            graph(
+                "Time to answer a scrape",
+                "One that is at its limits answers late.",
+                "s",
+                {"duration": f"max(scrape_duration_seconds{{{job}}})"},
+            )
+        ],
+        errors=[
+            graph(
+                "Replicas that do not answer",
+                "See their pods.",
+                "short",
+                {"replicas": quiet(f"count(up{{{job}}} == 0)")},
+            )
+        ],
+    )
 
 
 def _pod(

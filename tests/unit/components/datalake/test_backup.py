@@ -18,7 +18,6 @@ from pulumi.runtime.stack import wait_for_rpcs
 from components.authority import Authority
 from components.datalake import barman_cloud, cloudnative_pg
 from components.datalake.backup_config import BackupConfig, PostgresBackup
-from components.datalake.backup_job import job_health
 from components.datalake.backup_store import BackupStore
 from components.datalake.barman_cloud import BarmanCloud, BarmanCloudConfig
 from components.datalake.kafka_backup import KafkaBackup
@@ -267,9 +266,8 @@ def test_the_dashboard_shows_what_the_alerts_judge(made: Made) -> None:
     assert "Age of the last backup" in [panel.title for panel in dashboard.health]
     assert "WAL that waits for the archive" in [panel.title for panel in dashboard.saturation]
     assert CONFIG.mongodb is not None
-    panel = job_health("mongodb", CONFIG.mongodb)
-    assert panel.red_from == CONFIG.mongodb.max_age_h * 3600
-    assert dashboard.with_health(panel).health == [*dashboard.health, panel]
+    (dashboard,) = made.parts["mongodb"].dashboards
+    assert dashboard.health[0].red_from == CONFIG.mongodb.max_age_h * 3600
 
 
 # -- dumps -----------------------------------------------------------------------------------------
