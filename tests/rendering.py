@@ -139,11 +139,12 @@ def render(environment: str = "local") -> Rendered:
     return Rendered(**json.loads(done.stdout))
 
 
-def _with_annotation(values: dict[str, Any]) -> dict[str, Any]:
+def with_annotation(values: dict[str, Any]) -> dict[str, Any]:
+    """The environment's values with annotation, which needs the object store."""
     return {**values, "annotation": yaml.safe_load(ANNOTATION.read_text(encoding="utf-8"))}
 
 
-_WITH = {"ceph": with_ceph, "annotation": _with_annotation}
+_WITH = {"ceph": with_ceph, "annotation": with_annotation}
 """What no environment has yet, by the name behind a `+`."""
 
 

@@ -46,14 +46,14 @@ serve(load().serve, [sys.executable, "-c", {SEEDED!r}])
 
 
 @contextmanager
-def served(world: World, tmp_path: Path, longest_s: int = 60) -> Iterator[dict[str, Any]]:
+def served(world: World, tmp_path: Path, every_s: int = 600) -> Iterator[dict[str, Any]]:
     """The service, and the check of it."""
     authority(tmp_path, "127.0.0.1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     told = {"certificate": str(tmp_path / "ca.crt"), "key": str(tmp_path / "ca.key")}
-    world.change(serve={**told, "port": port, "every_s": 600, "longest_s": longest_s})
+    world.change(serve={**told, "port": port, "every_s": every_s, "longest_s": 60})
     child = subprocess.Popen([sys.executable, "-c", SERVE], cwd=paths.root())
     try:
         yield {
@@ -111,6 +111,20 @@ def test_the_check_is_red_where_the_token_is_refused(
     world.token.write_text("another")
     with served(world, tmp_path) as check:
         assert "could not do" in asked(check, tmp_path, monkeypatch).detail
+
+
+def test_the_certificate_that_is_there_now_is_served(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.change(versions=[])
+    with served(world, tmp_path, every_s=1) as check:
+        assert asked(check, tmp_path, monkeypatch).ok
+        authority(tmp_path, "127.0.0.1")
+        deadline = time.monotonic() + 60
+        while not (found := asked(check, tmp_path, monkeypatch)).ok:
+            assert "CERTIFICATE_VERIFY_FAILED" in found.detail or "SSLError" in found.detail
+            assert time.monotonic() < deadline, found.detail
+            time.sleep(0.3)
 
 
 def test_an_end_of_the_service_ends_its_run(world: World, tmp_path: Path) -> None:
