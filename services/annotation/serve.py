@@ -1,7 +1,7 @@
 """Run after run, each in a process of its own, with metrics of what they found.
 
-The SDK waits for an answer without end, so a run can only be stopped from outside; and its 0.5 GiB
-go back after each.
+The SDK waits for an answer without end, so a run can only be stopped from outside; and its memory
+goes back after each.
 """
 
 from __future__ import annotations
