@@ -44,7 +44,10 @@ def serve(told: Serve, command: Sequence[str] = RUN) -> NoReturn:
         once(told.longest_s, command)
         time.sleep(max(0.0, began + told.every_s - time.monotonic()))
         # New connections get the certificate that is there now.
-        server.socket.context.load_cert_chain(*files)
+        try:
+            server.socket.context.load_cert_chain(*files)
+        except (OSError, ssl.SSLError) as error:  # half written: the next round has it
+            _log.warning("certificate: %s", error)
 
 
 def once(longest_s: float, command: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 
 from rehearsal import paths
 from services.annotation import serve
+from services.annotation.__main__ import main
 from tests.annotation.conftest import COUNT, World
 from tests.state.probes import Result, run_check
 from tests.unit.rehearsal.authority import authority
@@ -143,6 +144,13 @@ def test_an_end_of_the_service_ends_its_run(world: World, tmp_path: Path) -> Non
         before = time.monotonic()
     assert began.exists()
     assert time.monotonic() - before < 3, "it waited for the run"
+
+
+def test_without_settings_of_its_own_it_says_what_is_missing(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve"]) == 1
+    assert "serve: not set; say port, certificate" in capsys.readouterr().err
 
 
 # -- runs ------------------------------------------------------------------------------------------
