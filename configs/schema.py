@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from components.console.config import ConsoleConfig, kafka_problems
 from components.datalake import pipeline_config, transfer_config
+from components.datalake.annotation_config import AnnotationConfig, store_problems
 from components.datalake.ceph_config import CephConfig
 from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
@@ -112,6 +113,7 @@ class Environment(Model):
     pgpool: PgpoolConfig | None = None
     transfer: TransferConfig | None = None
     pipeline: PipelineConfig | None = None
+    annotation: AnnotationConfig | None = None
     mongodb: MongodbConfig | None = None
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
@@ -157,6 +159,11 @@ class Environment(Model):
         if self.console is not None:
             refuse(kafka_problems(self.kafka))
         refuse(self._pipeline_problems())
+        if self.annotation is not None:
+            if self.images.source == "rehearsal":
+                text = "there is no Supervisely here, so no recipe builds its image; leave it out"
+                refuse([problem("annotation", "declared", text)])
+            refuse(store_problems(self.ceph))
         return self
 
     def _documents(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import pulumi
 from components.model import MissingImage
 from configs.errors import ConfigError
 from stacks import (
+    annotation,
     console,
     datalake,
     documents,
@@ -46,6 +47,7 @@ def compose(context: Context) -> None:
     mongodb = documents.deploy(context, platform, databases, monitors)
     images = transfer.deploy(context, platform, monitors, store, kafka)
     pipeline.deploy(context, platform, monitors, store, kafka, mongodb, databases)
+    annotation.deploy(context, platform, monitors, store)
     console.deploy(
         context,
         platform,

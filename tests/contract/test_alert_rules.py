@@ -10,6 +10,8 @@ import pytest
 
 from components.console.config import ConsoleConfig
 from components.console.rules import console_rules
+from components.datalake.annotation_config import AnnotationConfig
+from components.datalake.annotation_rules import annotation_rules, silence_s
 from components.datalake.ceph_config import CephConfig
 from components.datalake.ceph_rules import alerts
 from components.datalake.mongodb_config import MongodbConfig
@@ -54,6 +56,16 @@ CEPH = CephConfig.model_validate(
         "buckets": [{"name": "estate-verify", "owner": "verify"}],
     }
 )
+ANNOTATION = AnnotationConfig.model_validate(
+    {
+        "host": "supervisely.example.com",
+        "token": {"file": "annotation/token"},
+        "team": "lake",
+        "workspace": "cameras",
+        "project": "estate",
+        "classes": [{"name": "car", "shape": "rectangle"}],
+    }
+)
 CEPH_OSD = 'ceph_osd_up{ceph_daemon="osd.1"}'
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
@@ -65,9 +77,17 @@ GROUPS = {
     "mongodb-operator": operator_rules(),
     "pipeline": pipeline_rules("datalake", PIPELINE),
     "transfer": transfer_rules("transfer", "datalake", TransferConfig()),
+    "annotation": annotation_rules("annotation", "datalake", ANNOTATION),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
+ANNOTATION_POD = 'namespace="datalake", pod="annotation-a"'
+ANNOTATION_UP = f'up{{{ANNOTATION_POD}, container="annotation"}}'
+ANNOTATION_FAILED = f"annotation_run_failed{{{ANNOTATION_POD}}}"
+ANNOTATION_ENDED = f"annotation_run_ended_timestamp_seconds{{{ANNOTATION_POD}}}"
+ANNOTATION_DIFFERS = (
+    f'annotation_differences{{{ANNOTATION_POD}, dataset="roads-0", kind="unknown_here"}}'
+)
 CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
 CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
 
@@ -287,6 +307,19 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             {'certmanager_certificate_ready_status{namespace="a", name="b", condition="True"}': 1},
             False,
         ),
+        ("annotation", "AnnotationDown", {"nothing": 1}, True),
+        ("annotation", "AnnotationDown", {ANNOTATION_UP: 1}, False),
+        ("annotation", "AnnotationFails", {ANNOTATION_FAILED: 1}, True),
+        ("annotation", "AnnotationFails", {ANNOTATION_FAILED: 0}, False),
+        ("annotation", "AnnotationStandsStill", {ANNOTATION_ENDED: 1}, True),
+        (
+            "annotation",
+            "AnnotationStandsStill",
+            {ANNOTATION_ENDED: 8100 - silence_s(ANNOTATION)},
+            False,
+        ),
+        ("annotation", "AnnotationDiffers", {ANNOTATION_DIFFERS: 2}, True),
+        ("annotation", "AnnotationDiffers", {ANNOTATION_DIFFERS: 0}, False),
         ("pipeline", "PipelineLags", {lag(): 5001}, True),
         ("pipeline", "PipelineLags", {lag(): 5000}, False),
         ("pipeline", "PipelineStandsStill", {lag(): 1, images("stored"): 7}, True),
