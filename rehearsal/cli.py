@@ -235,6 +235,34 @@ def images(
 
 
 @app.command(rich_help_panel="The estate")
+def backup(
+    name: Name = "local",
+    to_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which the backup gets one of its own.", file_okay=False),
+    ] = None,
+) -> None:
+    """Write messages, databases and objects into a folder that describes itself."""
+    _call("rehearsal.backup.commands:backup", name=name, to_folder=to_folder)
+
+
+@app.command(rich_help_panel="The estate")
+def restore(
+    to: Annotated[str, typer.Option("--to", help="The rehearsal to fill.", metavar="NAME")],
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="The backup; without it the newest one.", file_okay=False),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete the data that the rehearsal holds.")
+    ] = False,
+) -> None:
+    """Bring a backup into a rehearsal, and compare every row, message and object."""
+    paths.check_name(to)
+    _call("rehearsal.backup.commands:restore", to, from_, replace)
+
+
+@app.command(rich_help_panel="The estate")
 def upload(
     paths_: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH...", help="Images, or folders of them.")

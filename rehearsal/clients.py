@@ -86,7 +86,8 @@ class Clients:
         if value is None:
             raise self._ended()
         if value.get("event") == "error":
-            raise EstateError(str(value["thing"]), value["value"], f"see {self._log}")
+            way_out = value.get("way_out") or f"see {self._log}"
+            raise EstateError(str(value["thing"]), value["value"], way_out)
         return value
 
     def wait_for(self, kind: str, timeout: float) -> dict[str, Any]:

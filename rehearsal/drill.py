@@ -16,6 +16,7 @@ from rehearsal.drills import (
     pipeline,
     postgres_primary,
     processes,
+    restore,
     rotation,
     transfer,
 )
@@ -58,7 +59,8 @@ def choose(which: Sequence[str]) -> list[Drill]:
     """The drills named, in the order of the list; `all` names every one. Raises UsageError."""
     unknown = [name for name in which if name not in (*DRILLS, "all")]
     if unknown:
-        choices = f"choose from: {', '.join(DRILLS)}, all; or one of {', '.join(OWN)} alone"
+        alone = ", ".join((*OWN, restore.NAME))
+        choices = f"choose from: {', '.join(DRILLS)}, all; or one of {alone} alone"
         raise UsageError("drill", unknown[0], choices)
     return [drill for drill in DRILLS.values() if drill.id in which or "all" in which]
 
@@ -69,6 +71,10 @@ def run(
     """Run drills one after another, or list them; 0 when every target was met."""
     if len(which) == 1 and which[0] in OWN:
         return _run_own(which[0], out, count, seed)
+    if which == [restore.NAME]:
+        provenance.writable(out)
+        console.step(f"drill {restore.NAME}: {restore.TITLE}")
+        return restore.run(name, out)
     chosen = choose(which)
     if not chosen:
         console.table(
@@ -78,7 +84,8 @@ def run(
                 (drill.id, drill.title, f"{drill.target_s:.0f} s, 0 lost")
                 for drill in DRILLS.values()
             ]
-            + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()],
+            + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()]
+            + [(restore.NAME, restore.TITLE, "0 differences")],
         )
         console.say("run one: ./estate drill NAME, or all of them: ./estate drill all")
         return 0

@@ -49,6 +49,17 @@ def state_root() -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state") / "estate"
 
 
+def data() -> Path:
+    """Return the folder of what is to outlive rehearsals: backups. `down` leaves it alone.
+
+    `ESTATE_DATA`, else `$XDG_DATA_HOME/estate`, else `~/.local/share/estate`. Not created here.
+    """
+    own = os.environ.get("ESTATE_DATA")
+    if own:
+        return Path(own).expanduser().absolute()
+    return _xdg("XDG_DATA_HOME", ".local/share") / "estate"
+
+
 def check_name(name: str) -> str:
     """Return `name` if a rehearsal may be called so.
 

