@@ -57,8 +57,10 @@ def main() -> int:
 
 def _answer(command: str, reader: lake.Lake, device: str, left_before: set[str]) -> None:
     if command == "count":
-        with reader.catalogue() as session:
-            clients.emit("count", receipts=lake.count(session, device))
+        receipts = None  # a machine under load may take longer than a session waits
+        with contextlib.suppress(psycopg.OperationalError), reader.catalogue() as session:
+            receipts = lake.count(session, device)
+        clients.emit("count", receipts=receipts)
     elif command == "found":
         found = everything(reader, device, left_before)
         clients.emit("found", **found.json_object())

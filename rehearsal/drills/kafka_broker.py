@@ -11,7 +11,8 @@ from rehearsal.errors import EstateError
 _POD = ("datalake", "kafka-1")
 
 
-def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+def kill(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    """kill -9 of one broker; what was killed, and whether its pod is back."""
     pod = scene.pod(*_POD)
     brokers = [
         process
@@ -23,6 +24,12 @@ def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
             f"pod {_POD[1]}", f"{len(brokers)} Java processes found", "run: ./estate status"
         )
     brokers[0].kill()
+    text = f"broker {_POD[1]}: kill -9 of its java, process {brokers[0].pid}"
+    return text, lambda: scene.pod_ready_again(*_POD, pod)
+
+
+def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    text, back = kill(scene)
 
     def whole() -> bool:
         seen = [
@@ -32,9 +39,9 @@ def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
         ]
         # A broker that was back before it left any in-sync set leaves no note.
         in_sync = seen[-1].endswith(": 3") if seen else time.monotonic() > scene.broken_at + 15
-        return in_sync and scene.pod_ready_again(*_POD, pod)
+        return in_sync and back()
 
-    return f"broker {_POD[1]}: kill -9 of its java, process {brokers[0].pid}", whole
+    return text, whole
 
 
 DRILL = Drill(
