@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rehearsal.drills.harness import Drill, Scene, pod_processes
-from rehearsal.errors import EstateError
+from rehearsal.drills.harness import Drill, Scene, pod_process
 
 _POD = ("datalake", "kafka-1")
 
@@ -14,17 +13,11 @@ _POD = ("datalake", "kafka-1")
 def kill(scene: Scene) -> tuple[str, Callable[[], bool]]:
     """kill -9 of one broker; what was killed, and whether its pod is back."""
     pod = scene.pod(*_POD)
-    brokers = [
-        process
-        for process in pod_processes(scene.rehearsal, pod)
-        if "kafka.Kafka" in process.cmdline()
-    ]
-    if len(brokers) != 1:
-        raise EstateError(
-            f"pod {_POD[1]}", f"{len(brokers)} Java processes found", "run: ./estate status"
-        )
-    brokers[0].kill()
-    text = f"broker {_POD[1]}: kill -9 of its java, process {brokers[0].pid}"
+    broker = pod_process(
+        scene.rehearsal, pod, "java", lambda process: "kafka.Kafka" in process.cmdline()
+    )
+    broker.kill()
+    text = f"broker {_POD[1]}: kill -9 of its java, process {broker.pid}"
     return text, lambda: scene.pod_ready_again(*_POD, pod)
 
 

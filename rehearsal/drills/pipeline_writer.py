@@ -100,9 +100,7 @@ class PipelineWriter(threading.Thread):
                     break
                 time.sleep(1)
             found = lake.found(session, self._run)
-        self.record.note(
-            f"{len(found.receipts)} have a receipt, {len(found.rows)} are stored"
-        )
+        self.record.note(f"{len(found.receipts)} have a receipt, {len(found.rows)} are stored")
         found.elsewhere = self._lake.missing([row.sha256 for row in found.rows])
         wrong = accounting.account(self._samples, found).wrong
         for one in sorted(wrong.values())[:10]:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import psutil
 
 from components.datalake.transfer_config import NAMESPACE
-from rehearsal.drills.harness import Drill, Scene, pod_processes
-from rehearsal.errors import EstateError
+from rehearsal.drills.harness import Drill, Scene, pod_process
 
 _BETWEEN_S = 4.0
 _PODS = ("transfer-0", "transfer-1")
@@ -35,10 +34,7 @@ _BLOWS = (
 def kill(scene: Scene, name: str, what: str) -> tuple[str, Callable[[], bool]]:
     """kill -9 of `tusd` or `service` in a pod; what was killed, and whether the pod is back."""
     pod = scene.pod(NAMESPACE, name)
-    found = [one for one in pod_processes(scene.rehearsal, pod) if _CHOSEN[what](one)]
-    if len(found) != 1:
-        raise EstateError(f"pod {name}", f"{len(found)} {what} found", "run: ./estate status")
-    found[0].kill()
+    pod_process(scene.rehearsal, pod, what, _CHOSEN[what]).kill()
     scene.notes.append((time.monotonic(), f"kill -9: {what} of {name}"))
     return f"{what} of {name}", lambda: scene.pod_ready_again(NAMESPACE, name, pod)
 
