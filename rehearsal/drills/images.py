@@ -33,8 +33,6 @@ from rehearsal.rehearsal import Rehearsal
 from rehearsal.samples import Sample
 from services import sending
 
-ID = "images"
-TITLE = "2,000 images through kills of tusd, the pipeline and a broker; each accounted for"
 PROFILE = "lake"
 LEAST, MOST = 50, 5000
 SMALL_BYTES = 96 << 10
@@ -104,7 +102,6 @@ class Progress:
         """Of the images, those that the door has taken."""
         return self.received / self.count
 
-    @property
     def over(self) -> bool:
         """Whether everything has come to its end."""
         return self.ended.is_set() or self.accounted >= self.count
@@ -323,10 +320,10 @@ def send(
 
 def _blow(kill: Kill, rehearsal: Rehearsal, progress: Progress, say: Callable[[str], None]) -> Blow:
     """Wait for the moment, kill, and wait until it is whole."""
-    while progress.share < kill.at_share and not progress.over:
+    while progress.share < kill.at_share and not progress.over():
         time.sleep(0.1)
     blow = Blow(kill.what)
-    if progress.over:
+    if progress.over():
         blow.wrong = "not killed: every image was accounted for already"
         return blow
     scene = Scene(rehearsal, Api(rehearsal.kubeconfig, timeout_s=5))
@@ -340,7 +337,7 @@ def _blow(kill: Kill, rehearsal: Rehearsal, progress: Progress, say: Callable[[s
     blow.at_s = round(struck - progress.began, 1)
     blow.received, blow.accounted = progress.received, progress.accounted
     say(f"killed {blow.broke}")
-    if progress.over:
+    if progress.over():
         blow.wrong = "killed when every image was accounted for already"
     while time.monotonic() - struck < LIMIT_S:
         with contextlib.suppress(ApiError, EstateError):

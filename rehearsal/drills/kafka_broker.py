@@ -11,7 +11,7 @@ _POD = ("datalake", "kafka-1")
 
 
 def kill(scene: Scene) -> tuple[str, Callable[[], bool]]:
-    """kill -9 of one broker; what was killed, and whether its pod is back."""
+    """Kill -9 of one broker; what was killed, and whether its pod is back."""
     pod = scene.pod(*_POD)
     broker = pod_process(
         scene.rehearsal, pod, "java", lambda process: "kafka.Kafka" in process.cmdline()

@@ -52,7 +52,7 @@ def _server(scene: Scene) -> tuple[str, psutil.Process, list[psutil.Process]]:
 
 
 def kill_in_run(scene: Scene) -> tuple[str, Callable[[], bool]]:
-    """kill -9 of the code's server and its runs, some seconds into the next run."""
+    """Kill -9 of the code's server and its runs, some seconds into the next run."""
     deadline = time.monotonic() + _RUN_S
     while True:
         name, server, runs = _server(scene)

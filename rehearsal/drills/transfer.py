@@ -32,7 +32,7 @@ _BLOWS = (
 
 
 def kill(scene: Scene, name: str, what: str) -> tuple[str, Callable[[], bool]]:
-    """kill -9 of `tusd` or `service` in a pod; what was killed, and whether the pod is back."""
+    """Kill -9 of `tusd` or `service` in a pod; what was killed, and whether the pod is back."""
     pod = scene.pod(NAMESPACE, name)
     pod_process(scene.rehearsal, pod, what, _CHOSEN[what]).kill()
     scene.notes.append((time.monotonic(), f"kill -9: {what} of {name}"))
