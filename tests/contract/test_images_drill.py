@@ -63,7 +63,7 @@ class Transfer:
             )
 
     def kill(self) -> None:
-        """kill -9, and what the kubelet does then."""
+        """End it by kill -9, and do what the kubelet does then."""
         self._process.kill()
         self._process.wait()
         self.kills += 1

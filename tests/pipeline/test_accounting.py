@@ -59,8 +59,11 @@ def test_a_second_run_of_the_same_images_is_all_duplicates_of_the_first(
         ("DELETE FROM receipts WHERE name = (SELECT min(name) FROM receipts)", "is missing"),
         ("DELETE FROM images", "which is not in the catalogue"),
         (
-            "INSERT INTO receipts SELECT 'twice/' || source, sha256, name, device, content_type, "
-            "length, received_at, recorded_at, state, image, reason, detail FROM receipts",
+            (
+                "INSERT INTO receipts SELECT 'twice/' || source, sha256, name, device, "
+                "content_type, length, received_at, recorded_at, state, image, reason, detail "
+                "FROM receipts"
+            ),
             "has 2 receipts",
         ),
     ],
