@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
 from rehearsal.rehearsal import Rehearsal
 from rehearsal.samples import Sample
-from services import sending
+from services import sending, tus
 
 PROFILE = "lake"
 LEAST, MOST = 50, 5000
@@ -89,13 +89,14 @@ class Blow:
 
 @dataclass
 class Progress:
-    """How far the images are; written by one thread each."""
+    """How far the images are, each figure written by one thread; `stopped`: nothing is to go on."""
 
     count: int
     began: float = field(default_factory=time.monotonic)
     received: int = 0
     accounted: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
     def share(self) -> float:
@@ -254,6 +255,9 @@ def _under_kills(
             client = pool.submit(send, door, work, sending.UnderWay(under_way), progress)
             blows = [pool.submit(_blow, kill, rehearsal, progress, say) for kill in KILLS]
             _await_all(client, progress, lake, say)
+        except BaseException:
+            progress.stopped.set()
+            raise
         finally:
             progress.ended.set()
         return client.result(), [one.result() for one in blows]
@@ -294,6 +298,13 @@ def send(
     pause: Callable[[float], object] = time.sleep,
 ) -> Sent:
     """Send everything; what the client gave up is begun again, as a person would."""
+
+    def token() -> str:
+        if progress.stopped.is_set():
+            raise tus.GaveUp("the drill was stopped")
+        return door.token()
+
+    door_ = replace(door, token=token)
     left, began = list(work), time.monotonic()
     counted = Sent(len(work), sum("batch" in job.metadata for job in work), {}, 0, 0, 0, {}, 0.0)
     states: Counter[str] = Counter()
@@ -302,7 +313,7 @@ def send(
             pause(_BETWEEN_TRIES_S)
             counted.tried_again += len(left)
         failed: dict[str, str] = {}
-        for result in sending.send_all(door, left, under_way, connections=_CONNECTIONS):
+        for result in sending.send_all(door_, left, under_way, connections=_CONNECTIONS):
             counted.resumed += result.resumed
             counted.cuts += result.counted.cuts
             if result.receipt is None:
@@ -312,7 +323,7 @@ def send(
             states.update(str(image["state"]) for image in result.receipt["images"])
         left = [job for job in left if job.key in failed]
         counted.unsent = {job.name: failed[job.key] for job in left}
-        if not left or progress.ended.is_set():
+        if not left or progress.stopped.is_set():
             break
     counted.states, counted.seconds = dict(states), round(time.monotonic() - began, 1)
     return counted
@@ -339,7 +350,7 @@ def _blow(kill: Kill, rehearsal: Rehearsal, progress: Progress, say: Callable[[s
     say(f"killed {blow.broke}")
     if progress.over():
         blow.wrong = "killed when every image was accounted for already"
-    while time.monotonic() - struck < LIMIT_S:
+    while time.monotonic() - struck < LIMIT_S and not progress.stopped.is_set():
         with contextlib.suppress(ApiError, EstateError):
             if whole():
                 blow.recovered_s = round(time.monotonic() - struck, 1)

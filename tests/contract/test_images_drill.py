@@ -191,3 +191,15 @@ def test_every_sample_arrives_once_through_kills_of_tusd(
     assert sent.states == dict(
         Counter("quarantined" if one.reason else "received" for one in known)
     )
+
+
+def test_a_drill_that_is_stopped_sends_no_more(transfer: Transfer, tmp_path: Path) -> None:
+    known = samples.write(tmp_path / "samples", 50, seed=6, large=False)
+    work = images.jobs(tmp_path / "samples", known, seed=6)
+    progress = images.Progress(50)
+    progress.stopped.set()
+    door = sending.Door(transfer.url, "127.0.0.1", "", lambda: "unused")
+    under_way = sending.UnderWay(tmp_path / "under-way")
+    sent = images.send(door, work, under_way, progress)
+    assert set(sent.unsent.values()) == {"the drill was stopped"}
+    assert (len(sent.unsent), progress.received, sent.tried_again) == (len(work), 0, 0)
