@@ -7,43 +7,34 @@ killed. Then each of them must be exactly once stored, a duplicate, or quarantin
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
-import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from rehearsal import access, console, paths, samples, upload
+from rehearsal import access, console, samples, upload
 from rehearsal.clients import Clients
 from rehearsal.drills import accounting, kafka_broker, pipeline, transfer
 from rehearsal.drills.accounting import Account
 from rehearsal.drills.harness import LIMIT_S, Scene, is_green
+from rehearsal.drills.images_sender import Progress, Sent, jobs, made, send
 from rehearsal.drills.lake import Found
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
 from rehearsal.rehearsal import Rehearsal
-from rehearsal.samples import Sample
-from services import sending, tus
+from services import sending
 
 PROFILE = "lake"
 LEAST, MOST = 50, 5000
-SMALL_BYTES = 96 << 10
-"""What is smaller travels in batches."""
-_BATCH_BYTES = 2 << 20  # small, so that there are many uploads to be cut
-_CONNECTIONS = 8
-_TRIES = 6  # of what the client gave up: a person runs `upload` again
-_BETWEEN_TRIES_S = 5.0
 _SILENCE_S = 300.0
 """As long without another receipt, and the pipeline takes no more."""
-_SETTLE_S = 15.0  # for what would come twice
+_SETTLE_S = 60.0
+"""For what would come twice: the next sweep of transfer, and the run that takes what it tells."""
 _LOOK_S, _SHOW_S = 2.0, 15.0
 
 Strike = Callable[[Scene], tuple[str, Callable[[], bool]]]
@@ -85,41 +76,6 @@ class Blow:
     def met(self) -> bool:
         """Whether it was done while images were under way, and whole again by itself."""
         return not self.wrong and self.recovered_s is not None
-
-
-@dataclass
-class Progress:
-    """How far the images are, each figure written by one thread; `stopped`: nothing is to go on."""
-
-    count: int
-    began: float = field(default_factory=time.monotonic)
-    received: int = 0
-    accounted: int = 0
-    ended: threading.Event = field(default_factory=threading.Event)
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def share(self) -> float:
-        """Of the images, those that the door has taken."""
-        return self.received / self.count
-
-    def over(self) -> bool:
-        """Whether everything has come to its end."""
-        return self.ended.is_set() or self.accounted >= self.count
-
-
-@dataclass
-class Sent:
-    """What the client counted."""
-
-    uploads: int
-    batches: int
-    states: dict[str, int]
-    resumed: int
-    cuts: int
-    tried_again: int
-    unsent: dict[str, str]
-    seconds: float
 
 
 @dataclass
@@ -167,43 +123,6 @@ def check_count(count: int | None) -> int:
     return count
 
 
-@contextlib.contextmanager
-def made(count: int, seed: int | None) -> Iterator[tuple[int, Path, list[Sample]]]:
-    """The seed, the samples and their folder.
-
-    Without a seed they are new ones, which are gone afterwards: what the lake had before would all
-    be duplicates. Those of a seed that is given are kept in the cache.
-    """
-    cache = paths.ensure(paths.cache() / "pipeline", "cache")
-    if seed is None:
-        seed = random.SystemRandom().randrange(1, 1 << 31)
-        with tempfile.TemporaryDirectory(prefix="drill-images-", dir=cache) as fresh:
-            yield seed, Path(fresh), samples.write(Path(fresh), count, seed)
-        return
-    folder = cache / f"drill-images-{seed}-{count}"
-    if not folder.exists():
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
-        try:
-            samples.write(partial, count, seed)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    yield seed, folder, samples.read(folder)
-
-
-def jobs(folder: Path, found: Sequence[Sample], seed: int) -> list[sending.Job]:
-    """The small ones in batches, the others by themselves, mixed."""
-    files = [
-        sending.File(folder / one.name, one.name, one.length, one.sha256, one.content_type)
-        for one in found
-    ]
-    small = [one for one in files if one.length < SMALL_BYTES]
-    mixed = list(sending.batched(small, _BATCH_BYTES))
-    mixed += [sending.single(one) for one in files if one.length >= SMALL_BYTES]
-    random.Random(seed).shuffle(mixed)
-    return mixed
-
-
 def perform(
     rehearsal: Rehearsal, count: int, seed: int | None, say: Callable[[str], None]
 ) -> Result:
@@ -227,12 +146,12 @@ def perform(
                 sent, kills = _under_kills(rehearsal, door, work, under_way, progress, lake, say)
             finally:
                 shutil.rmtree(under_way, ignore_errors=True)
-            accounted_s = round(time.monotonic() - progress.began, 1)
             time.sleep(_SETTLE_S)
             lake.send("found")
             account = accounting.account(known, Found.of(_read(lake)))
     say("waiting for green")
-    return Result(seed, count, sent, kills, account, accounted_s, is_green(rehearsal))
+    seconds = round(progress.ended_at - progress.began, 1)
+    return Result(seed, count, sent, kills, account, seconds, is_green(rehearsal))
 
 
 def _read(lake: Clients) -> dict[str, Any]:
@@ -259,6 +178,7 @@ def _under_kills(
             progress.stopped.set()
             raise
         finally:
+            progress.ended_at = time.monotonic()
             progress.ended.set()
         return client.result(), [one.result() for one in blows]
 
@@ -287,46 +207,6 @@ def _await_all(
             shown = now
             say(f"{progress.received} received, {progress.accounted} through the pipeline")
         time.sleep(_LOOK_S)
-
-
-def send(
-    door: sending.Door,
-    work: Sequence[sending.Job],
-    under_way: sending.UnderWay,
-    progress: Progress,
-    *,
-    pause: Callable[[float], object] = time.sleep,
-) -> Sent:
-    """Send everything; what the client gave up is begun again, as a person would."""
-
-    def token() -> str:
-        if progress.stopped.is_set():
-            raise tus.GaveUp("the drill was stopped")
-        return door.token()
-
-    door_ = replace(door, token=token)
-    left, began = list(work), time.monotonic()
-    counted = Sent(len(work), sum("batch" in job.metadata for job in work), {}, 0, 0, 0, {}, 0.0)
-    states: Counter[str] = Counter()
-    for attempt in range(_TRIES):
-        if attempt:
-            pause(_BETWEEN_TRIES_S)
-            counted.tried_again += len(left)
-        failed: dict[str, str] = {}
-        for result in sending.send_all(door_, left, under_way, connections=_CONNECTIONS):
-            counted.resumed += result.resumed
-            counted.cuts += result.counted.cuts
-            if result.receipt is None:
-                failed[result.job.key] = str(result.error)
-                continue
-            progress.received += result.job.images
-            states.update(str(image["state"]) for image in result.receipt["images"])
-        left = [job for job in left if job.key in failed]
-        counted.unsent = {job.name: failed[job.key] for job in left}
-        if not left or progress.stopped.is_set():
-            break
-    counted.states, counted.seconds = dict(states), round(time.monotonic() - began, 1)
-    return counted
 
 
 def _blow(kill: Kill, rehearsal: Rehearsal, progress: Progress, say: Callable[[str], None]) -> Blow:

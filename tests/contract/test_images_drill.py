@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from rehearsal import samples, tools
-from rehearsal.drills import images
+from rehearsal.drills import images_sender
 from services import sending
 from services.transfer.judge import judged
 from services.transfer.publish import Event
@@ -165,10 +165,10 @@ def test_every_sample_arrives_once_through_kills_of_tusd(
     transfer: Transfer, tmp_path: Path
 ) -> None:
     known = samples.write(tmp_path / "samples", COUNT, seed=5)
-    work = images.jobs(tmp_path / "samples", known, seed=5)
+    work = images_sender.jobs(tmp_path / "samples", known, seed=5)
     assert sum(job.images for job in work) == COUNT
     assert len({"batch" in job.metadata for job in work}) == 2, "batches, and single uploads"
-    progress = images.Progress(COUNT)
+    progress = images_sender.Progress(COUNT)
     door = sending.Door(transfer.url, "127.0.0.1", "", lambda: "unused")
 
     def kills() -> None:
@@ -180,7 +180,7 @@ def test_every_sample_arrives_once_through_kills_of_tusd(
     killer = threading.Thread(target=kills, daemon=True)
     killer.start()
     under_way = sending.UnderWay(tmp_path / "under-way")
-    sent = images.send(door, work, under_way, progress, pause=lambda _: time.sleep(0.2))
+    sent = images_sender.send(door, work, under_way, progress, pause=lambda _: time.sleep(0.2))
     killer.join(timeout=30)
     assert (transfer.kills, sent.unsent, progress.received) == (2, {}, COUNT)
     assert list((tmp_path / "under-way").iterdir()) == []
@@ -195,11 +195,11 @@ def test_every_sample_arrives_once_through_kills_of_tusd(
 
 def test_a_drill_that_is_stopped_sends_no_more(transfer: Transfer, tmp_path: Path) -> None:
     known = samples.write(tmp_path / "samples", 50, seed=6, large=False)
-    work = images.jobs(tmp_path / "samples", known, seed=6)
-    progress = images.Progress(50)
+    work = images_sender.jobs(tmp_path / "samples", known, seed=6)
+    progress = images_sender.Progress(50)
     progress.stopped.set()
     door = sending.Door(transfer.url, "127.0.0.1", "", lambda: "unused")
     under_way = sending.UnderWay(tmp_path / "under-way")
-    sent = images.send(door, work, under_way, progress)
+    sent = images_sender.send(door, work, under_way, progress)
     assert set(sent.unsent.values()) == {"the drill was stopped"}
     assert (len(sent.unsent), progress.received, sent.tried_again) == (len(work), 0, 0)

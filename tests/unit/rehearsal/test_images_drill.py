@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rehearsal import drill, provenance, samples
-from rehearsal.drills import images
+from rehearsal.drills import images, images_sender
 from rehearsal.drills.accounting import account
 from rehearsal.drills.lake import Found
 from rehearsal.errors import EstateError, UsageError
@@ -34,7 +34,7 @@ def test_without_a_seed_the_images_are_new_ones_and_leave_nothing(
 ) -> None:
     digests = []
     for _ in range(2):
-        with images.made(50, None) as (_, folder, known):
+        with images_sender.made(50, None) as (_, folder, known):
             assert len(known) == 50 == sum((folder / one.name).is_file() for one in known)
             digests.append({one.sha256 for one in known if one.verdict == "good"})
         assert not folder.exists()
@@ -42,35 +42,35 @@ def test_without_a_seed_the_images_are_new_ones_and_leave_nothing(
 
 
 def test_the_images_of_a_seed_are_made_once(photographs: None, folders: Folders) -> None:
-    with images.made(50, 3) as (seed, folder, first):
+    with images_sender.made(50, 3) as (seed, folder, first):
         assert seed == 3
     written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with images.made(50, 3) as (_, again, second):
+    with images_sender.made(50, 3) as (_, again, second):
         assert (again, second) == (folder, first)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
 
 
 def test_small_ones_travel_in_batches_and_each_of_them_once(photographs: None) -> None:
-    with images.made(50, 3) as (seed, folder, known):
-        work = images.jobs(folder, known, seed)
+    with images_sender.made(50, 3) as (seed, folder, known):
+        work = images_sender.jobs(folder, known, seed)
         assert sum(job.images for job in work) == 50
         names = []
         for job in work:
             if "batch" not in job.metadata:
                 names.append(job.metadata["filename"])
-                assert (folder / names[-1]).stat().st_size >= images.SMALL_BYTES
+                assert (folder / names[-1]).stat().st_size >= images_sender.SMALL_BYTES
                 continue
             content = io.BytesIO(b"".join(job.source.read_from(0)))
             for found in batches.read(content):
                 if isinstance(found, batches.Found):
                     names.append(found.name)
-                    assert found.length < images.SMALL_BYTES
+                    assert found.length < images_sender.SMALL_BYTES
         assert sorted(names) == sorted(one.name for one in known)
-        assert images.jobs(folder, known, seed)[0].key == work[0].key
+        assert images_sender.jobs(folder, known, seed)[0].key == work[0].key
 
 
 def test_one_of_the_images_is_too_large_for_the_pipeline(photographs: None) -> None:
-    with images.made(50, 3) as (_, _, known):
+    with images_sender.made(50, 3) as (_, _, known):
         (large,) = [one for one in known if one.reason == "too-large"]
         with pytest.raises(preprocess.Refused, match="too-large"):
             preprocess.check_length(large.length, settings.Limits())
@@ -78,7 +78,7 @@ def test_one_of_the_images_is_too_large_for_the_pipeline(photographs: None) -> N
 
 def test_a_kill_that_comes_when_all_is_over_is_none(folders: Folders) -> None:
     said: list[str] = []
-    progress = images.Progress(10, received=10, accounted=10)
+    progress = images_sender.Progress(10, received=10, accounted=10)
     struck = images._blow(images.KILLS[0], Rehearsal("one"), progress, said.append)
     assert "not killed: every image was accounted for" in struck.wrong
     assert not struck.met
@@ -86,7 +86,7 @@ def test_a_kill_that_comes_when_all_is_over_is_none(folders: Folders) -> None:
 
 def result(**changes: object) -> images.Result:
     nothing = account([], Found([], [], []))
-    sent = images.Sent(1, 1, {"received": 50}, 0, 3, 0, {}, 1.5)
+    sent = images_sender.Sent(1, 1, {"received": 50}, 0, 3, 0, {}, 1.5)
     blow = images.Blow("tusd", "tusd of transfer-0", 2.0, 10, 5, 4.5)
     fields: dict[str, object] = {
         "seed": 1,
@@ -103,7 +103,7 @@ def result(**changes: object) -> images.Result:
 def test_the_target_is_met_by_all_of_it_only() -> None:
     assert result().met
     lost = account([], Found([], [], [], extra=["object 0a"]))
-    unsent = images.Sent(1, 1, {}, 0, 0, 5, {"one.jpg": "gave up"}, 1.5)
+    unsent = images_sender.Sent(1, 1, {}, 0, 0, 5, {"one.jpg": "gave up"}, 1.5)
     for change in (
         {"green": False},
         {"account": lost},
