@@ -110,7 +110,7 @@ def _datasets(settings: Settings, action: str, name: str | None, digest: str | N
         return 2
     if action == "create":
         with connect.postgres(settings, settings.catalogue) as session:
-            made = datasets.create(store, name, Catalogue(session).images())
+            made = datasets.create(store, name, Catalogue(session).for_dataset())
         _print({"name": made.name, "digest": made.digest, "count": made.count})
         return 0
     assert digest is not None

@@ -18,6 +18,9 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATING, _CLAIMING = 0x6573746174650001, 0x6573746174650002
 """Advisory locks: `estate`, and a number."""
 
+VERIFY_DEVICE = "estate-verify"
+"""The sender of images that checks send."""
+
 Connection = psycopg.Connection[Any]
 
 
@@ -128,6 +131,13 @@ class Catalogue:
         query = sql.SQL("SELECT * FROM images {} ORDER BY sha256").format(condition)
         with self._connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, list(parameters)).fetchall()
+
+    def for_dataset(
+        self, conditions: Sequence[str] = (), parameters: Sequence[Any] = ()
+    ) -> list[dict[str, Any]]:
+        """The images that meet all conditions (as in `images`), without those of checks."""
+        where = " AND ".join(["device IS DISTINCT FROM %s", *conditions])
+        return self.images(where, [VERIFY_DEVICE, *parameters])
 
 
 def signed(value: int) -> int:

@@ -18,7 +18,6 @@ from services.pipeline.buckets import Bucket
 from services.pipeline.catalogue import Catalogue
 from services.pipeline.settings import load
 
-VERIFY_DEVICE = "estate-verify"
 _IN_PROGRESS = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -137,10 +136,10 @@ def write_version(context: dg.OpExecutionContext) -> None:
         "least_sharpness": "sharpness >= %s",
     }
     chosen = [key for key in conditions if key in given]
-    # Images of checks belong to no dataset.
-    where = " AND ".join(["device IS DISTINCT FROM %s", *(conditions[key] for key in chosen)])
     with connect.postgres(settings, settings.catalogue) as session:
-        rows = Catalogue(session).images(where, [VERIFY_DEVICE, *(given[key] for key in chosen)])
+        rows = Catalogue(session).for_dataset(
+            [conditions[key] for key in chosen], [given[key] for key in chosen]
+        )
     store = Bucket(connect.s3(settings), settings.s3.datasets)
     made = datasets.create(store, given["name"], rows)
     context.add_output_metadata({"digest": made.digest, "images": made.count})

@@ -45,9 +45,11 @@ class Worker:
     ) -> None:
         self._store, self._publisher, self._limits = store, publisher, limits
         self._threads, self._sweep_s, self._clock = threads, sweep_s, clock
-        self._waiting: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._known: set[str] = set()
         self._lock = threading.Lock()
+        self._running: list[threading.Thread] = []
+        self._ended = threading.Event()
         self._window_s = window_h * 3600
         # All that is older is finished and has its receipt.
         self._since = first_id(clock() - self._window_s)
@@ -55,8 +57,21 @@ class Worker:
     def start(self) -> None:
         """Begin, with a sweep."""
         for number in range(self._threads):
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True).start()
-        threading.Thread(target=self._keep_sweeping, name="sweep", daemon=True).start()
+            self._run(self._work, f"worker-{number}")
+        self._run(self._keep_sweeping, "sweep")
+
+    def _run(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._running.append(thread)
+        thread.start()
+
+    def stop(self) -> None:
+        """End the threads, when what waits is done."""
+        self._ended.set()
+        for _ in range(self._threads):
+            self._waiting.put(None)
+        for thread in self._running:
+            thread.join()
 
     def add(self, upload_id: str, found_by: str = "hook") -> None:
         """Have an upload finished soon; one that waits already is not added twice."""
@@ -68,8 +83,8 @@ class Worker:
         self._waiting.put((upload_id, found_by))
 
     def _work(self) -> None:
-        while True:
-            upload_id, found_by = self._waiting.get()
+        while (waiting := self._waiting.get()) is not None:
+            upload_id, found_by = waiting
             metrics.WAITING.dec()
             began = time.monotonic()
             try:
@@ -109,12 +124,12 @@ class Worker:
         return True
 
     def _keep_sweeping(self) -> None:
-        while True:
+        while not self._ended.is_set():
             try:
                 self.sweep()
             except Exception as error:  # the store may be away for a while
                 _log.warning("sweep: %s: %s", type(error).__name__, error)
-            time.sleep(self._sweep_s)
+            self._ended.wait(self._sweep_s)
 
     def sweep(self) -> list[str]:
         """Add every finished upload without a receipt that its hook had time for; their names.

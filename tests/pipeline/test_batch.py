@@ -14,7 +14,7 @@ from services.events import ImageQuarantined, ImageReceived
 from services.pipeline import batch, collect
 from services.pipeline.account import account
 from services.pipeline.batch import World
-from services.pipeline.catalogue import Catalogue
+from services.pipeline.catalogue import VERIFY_DEVICE, Catalogue
 from services.pipeline.ports import Event
 from services.pipeline.preprocess import refusal
 from tests.pipeline.conftest import Memory, Topic, announce, received
@@ -186,6 +186,9 @@ def test_a_member_is_a_range_of_its_archive(world: World, s3: Any, sample_folder
     event = received(data, good.content_type, key="archive", offset=512, member=good.name)
     assert batch.run(world, Topic([event]), 0) == {"stored": 1}
     assert world.catalogue.images()[0]["source"] == f"u1/{good.name}"
+    assert len(world.catalogue.for_dataset(["bytes > %s"], [0])) == 1
+    world.catalogue._connection.execute("UPDATE images SET device = %s", [VERIFY_DEVICE])
+    assert world.catalogue.for_dataset() == [], "what checks send belongs to no dataset"
 
 
 def test_the_account_names_what_is_missing(

@@ -282,6 +282,12 @@ def test_a_probe_always_answers(
     assert time.monotonic() - began < 5
 
 
+def test_every_probe_is_found_in_the_module_that_registers_it() -> None:
+    for name in probes.modules():
+        assert probes.find(name) is not None, name
+    assert set(probes.PROBES) == set(probes.modules())
+
+
 def test_an_unknown_probe_is_red(tmp_path: Path) -> None:
     result = probes.run_check(a_check("nobody"), tmp_path, cast(Any, object()))
     assert not result.ok and "'nobody'" in result.detail
