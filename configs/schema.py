@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from components.console.config import ConsoleConfig, kafka_problems
 from components.datalake import backup_config, pipeline_config, transfer_config
+from components.datalake.annotation_config import AnnotationConfig, store_problems
 from components.datalake.backup_config import BackupConfig
 from components.datalake.barman_cloud import BarmanCloudConfig
 from components.datalake.ceph_config import CephConfig
@@ -114,6 +115,7 @@ class Environment(Model):
     pgpool: PgpoolConfig | None = None
     transfer: TransferConfig | None = None
     pipeline: PipelineConfig | None = None
+    annotation: AnnotationConfig | None = None
     mongodb: MongodbConfig | None = None
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
@@ -162,6 +164,11 @@ class Environment(Model):
             refuse(kafka_problems(self.kafka))
         refuse(self._pipeline_problems())
         refuse(self._backup_problems())
+        if self.annotation is not None:
+            if self.images.source == "rehearsal":
+                text = "there is no Supervisely here, so no recipe builds its image; leave it out"
+                refuse([problem("annotation", "declared", text)])
+            refuse(store_problems(self.ceph))
         return self
 
     def _documents(self) -> list[dict[str, Any]]:

@@ -173,9 +173,13 @@ def drill(
     name: Name = "local",
     out: Out = None,
     count: Annotated[
-        int | None, typer.Option(help="Rounds of `interruptions` (20) or `rounds` (5).")
+        int | None,
+        typer.Option(help="Rounds of `interruptions` (20) or `rounds` (5); of `images`, 2000."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the moments of `interruptions`.")] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the moments of `interruptions` (1); of `images`, else new ones."),
+    ] = None,
 ) -> None:
     """Break something for real, under writes, and measure outage and loss."""
     _call("rehearsal.drill:run", name=name, which=which or [], out=out, count=count, seed=seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rehearsal import console, provenance
@@ -54,23 +55,32 @@ OWN: dict[
 }
 """Drills on a simulated rehearsal that they make: title, function, how many rounds by default."""
 
+IMAGES = "images"
+_IMAGES_TITLE = "2,000 images, tusd, pipeline and a broker killed; each is accounted for"
+
 
 def choose(which: Sequence[str]) -> list[Drill]:
     """The drills named, in the order of the list; `all` names every one. Raises UsageError."""
     unknown = [name for name in which if name not in (*DRILLS, "all")]
     if unknown:
-        alone = ", ".join((*OWN, restore.NAME))
+        alone = ", ".join((*OWN, IMAGES, restore.NAME))
         choices = f"choose from: {', '.join(DRILLS)}, all; or one of {alone} alone"
         raise UsageError("drill", unknown[0], choices)
     return [drill for drill in DRILLS.values() if drill.id in which or "all" in which]
 
 
 def run(
-    name: str, which: list[str], out: Path | None, count: int | None = None, seed: int = 1
+    name: str,
+    which: list[str],
+    out: Path | None,
+    count: int | None = None,
+    seed: int | None = None,
 ) -> int:
     """Run drills one after another, or list them; 0 when every target was met."""
     if len(which) == 1 and which[0] in OWN:
-        return _run_own(which[0], out, count, seed)
+        return _run_own(which[0], out, count, 1 if seed is None else seed)
+    if which == [IMAGES]:
+        return _run_images(name, out, count, seed)
     if which == [restore.NAME]:
         provenance.writable(out)
         console.step(f"drill {restore.NAME}: {restore.TITLE}")
@@ -84,26 +94,17 @@ def run(
                 (drill.id, drill.title, f"{drill.target_s:.0f} s, 0 lost")
                 for drill in DRILLS.values()
             ]
-            + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()]
-            + [(restore.NAME, restore.TITLE, "0 differences")],
+            + [(IMAGES, _IMAGES_TITLE, "each once, none lost")]
+            + [(restore.NAME, restore.TITLE, "0 differences")]
+            + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()],
         )
         console.say("run one: ./estate drill NAME, or all of them: ./estate drill all")
         return 0
-    rehearsal = Rehearsal(name)
-    if rehearsal.required().mode != "node":
-        raise EstateError(
-            "drill",
-            f"rehearsal {name} has simulated nodes only, on which nothing runs",
-            "it needs a real node: see ./estate doctor for what this machine lacks",
-        )
+    rehearsal = _real(name)
     chosen = _present(chosen, rehearsal, named=which)
     provenance.writable(out)
     results: list[Result] = []
-    with exclusive(rehearsal, "drill"):
-        if not is_green(rehearsal, settle_s=60):
-            raise EstateError(
-                f"rehearsal {name}", "is not green", f"run ./estate up --name {name} first"
-            )
+    with _green(rehearsal):
         for drill in chosen:
             console.step(f"drill {drill.id}: {drill.title}")
             results.append(perform(drill, rehearsal, lambda text: console.say(f"  {text}")))
@@ -117,6 +118,50 @@ def run(
     return 0 if len(results) == len(chosen) and all(result.met for result in results) else 1
 
 
+def _real(name: str) -> Rehearsal:
+    """The rehearsal, which runs something. Raises EstateError."""
+    rehearsal = Rehearsal(name)
+    if rehearsal.required().mode != "node":
+        raise EstateError(
+            "drill",
+            f"rehearsal {name} has simulated nodes only, on which nothing runs",
+            "it needs a real node: see ./estate doctor for what this machine lacks",
+        )
+    return rehearsal
+
+
+@contextmanager
+def _green(rehearsal: Rehearsal) -> Iterator[None]:
+    """Nobody else measures on it, and all is well before. Raises EstateError."""
+    with exclusive(rehearsal, "drill"):
+        if not is_green(rehearsal, settle_s=60):
+            way_out = f"run ./estate up --name {rehearsal.name} first"
+            raise EstateError(f"rehearsal {rehearsal.name}", "is not green", way_out)
+        yield
+
+
+def _lacks(drill: str, profile: str, rehearsal: Rehearsal) -> UsageError:
+    way_out = f"bring its part: ./estate up --name {rehearsal.name} --profile {profile}"
+    return UsageError("drill", drill, way_out)
+
+
+def _run_images(name: str, out: Path | None, count: int | None, seed: int | None) -> int:
+    """The drill of all images; 0 when each is accounted for."""
+    from rehearsal.drills import images  # NumPy and Pillow: not for every drill
+
+    number = images.check_count(count)
+    rehearsal = _real(name)
+    if images.PROFILE not in rehearsal.required().profiles:
+        raise _lacks(IMAGES, images.PROFILE, rehearsal)
+    provenance.writable(out)
+    with _green(rehearsal):
+        console.step(f"drill {IMAGES}: {_IMAGES_TITLE}")
+        result = images.perform(rehearsal, number, seed, lambda text: console.say(f"  {text}"))
+        provenance.write(out, f"drill {IMAGES}", **result.json_object())
+        images.show(result)
+    return 0 if result.met else 1
+
+
 def _present(drills: Sequence[Drill], rehearsal: Rehearsal, named: Sequence[str]) -> list[Drill]:
     """Those whose profile is there. Raises UsageError for one that was named."""
     found = []
@@ -124,8 +169,7 @@ def _present(drills: Sequence[Drill], rehearsal: Rehearsal, named: Sequence[str]
         if drill.profile in rehearsal.required().profiles:
             found.append(drill)
         elif drill.id in named:
-            way_out = f"bring its part: ./estate up --name {rehearsal.name} --profile"
-            raise UsageError("drill", drill.id, f"{way_out} {drill.profile}")
+            raise _lacks(drill.id, drill.profile, rehearsal)
         else:
             console.say(f"drill {drill.id} is left out: no profile {drill.profile} here")
     return found

@@ -46,7 +46,9 @@ prometheus-client
 _SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
 # Supervisely's SDK, which pins what the others have newer. OpenCV without windows is the same
 # module and needs no libGL.
-_ANNOTATION = "supervisely==6.74.51\nopencv-python-headless<5\nbotocore\npydantic\n"
+_ANNOTATION = (
+    "supervisely==6.74.51\nopencv-python-headless<5\nbotocore\nprometheus-client\npydantic\n"
+)
 _CONSOLE = (
     "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
     "pydantic\npyjwt\npymongo\nuvicorn\n"

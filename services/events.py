@@ -6,6 +6,7 @@ repetitions by (`upload_id`, `member`), and the same image sent twice by the key
 
 from __future__ import annotations
 
+import mimetypes
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -90,3 +91,10 @@ class ImageQuarantined(Image):
 
     reason: Reason
     detail: str
+
+
+def content_type_of(name: str) -> str:
+    """The content type that a file's name shows; Python before 3.13 knows no WebP by itself."""
+    if name.lower().endswith(".webp"):
+        return "image/webp"
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"

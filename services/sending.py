@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mimetypes
 import os
 import ssl
 import time
@@ -22,6 +21,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from services import batches, tus
+from services.events import content_type_of
 
 _READ = 1 << 20
 
@@ -102,8 +102,7 @@ def measured(path: Path, name: str) -> File:
         while read := file.read(_READ):
             sha256.update(read)
             length += len(read)
-    guessed = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return File(path, name, length, sha256.hexdigest(), guessed)
+    return File(path, name, length, sha256.hexdigest(), content_type_of(path.name))
 
 
 def single(file: File) -> Job:

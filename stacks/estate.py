@@ -7,6 +7,7 @@ import pulumi
 from components.model import MissingImage
 from configs.errors import ConfigError
 from stacks import (
+    annotation,
     backup,
     console,
     datalake,
@@ -49,6 +50,7 @@ def compose(context: Context) -> None:
     backup.deploy_jobs(context, platform, monitors, backups, kafka, mongodb)
     images = transfer.deploy(context, platform, monitors, store, kafka)
     pipeline.deploy(context, platform, monitors, store, kafka, mongodb, databases)
+    annotation.deploy(context, platform, monitors, store)
     console.deploy(
         context,
         platform,

@@ -15,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from components.datalake import kafka_files
 from components.datalake.pgpool_config import exporter_conf
 from components.realtime import mosquitto_config
+from services.annotation import metrics as annotation
 from services.console import metrics as console
 from services.pipeline import metrics as pipeline
 from services.transfer import metrics as transfer
@@ -44,6 +45,7 @@ _PARTS = {
     "ceph": ("ceph",),
     "transfer": ("haproxy", "tusd"),
     "pipeline": (),
+    "annotation": (),
     "console": ("process",),
     "mosquitto": (),
     "monitoring": ("prometheus_server", "alertmanager"),
@@ -57,6 +59,7 @@ def exported(part: str) -> set[str]:
         "pgpool": lambda: _pgpool() | _cnpg(),
         "transfer": lambda: _client(transfer),
         "pipeline": lambda: _client(pipeline),
+        "annotation": lambda: _client(annotation),
         "console": lambda: _client(console),
         "mosquitto": lambda: {name for name, _, _ in mosquitto_config._METRICS.values()},
     }

@@ -32,6 +32,7 @@ from tests.rook import with_ceph
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
+ANNOTATION = ROOT / "tests" / "onprem-annotation.yaml"
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
 
@@ -123,7 +124,10 @@ def images() -> Images:
 
 @functools.cache
 def render(environment: str = "local") -> Rendered:
-    """The environment's program, run once per test session; `onprem+ceph` is with Ceph by Rook."""
+    """The environment's program, run once per test session.
+
+    `onprem+ceph` is with Ceph by Rook, `onprem+ceph+annotation` with annotation too.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tests.rendering", environment],
         cwd=ROOT,
@@ -135,18 +139,30 @@ def render(environment: str = "local") -> Rendered:
     return Rendered(**json.loads(done.stdout))
 
 
+def with_annotation(values: dict[str, Any]) -> dict[str, Any]:
+    """The environment's values with annotation, which needs the object store."""
+    return {**values, "annotation": yaml.safe_load(ANNOTATION.read_text(encoding="utf-8"))}
+
+
+_WITH = {"ceph": with_ceph, "annotation": with_annotation}
+"""What no environment has yet, by the name behind a `+`."""
+
+
 def _run(environment: str) -> dict[str, Any]:
     found = _Mocks()
     monitor = _Monitor(found)
     pulumi.runtime.set_mocks(
         found, project="estate", stack=environment, preview=False, monitor=monitor
     )
-    name, _, more = environment.partition("+")
+    name, *more = environment.split("+")
     path = ROOT / "configs" / f"Pulumi.{name}.yaml"
     values = load(path)
-    if more == "ceph":
+    if more:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        values = load(with_ceph(document["config"][CONFIG_KEY]))
+        added = document["config"][CONFIG_KEY]
+        for part in more:
+            added = _WITH[part](added)
+        values = load(added)
     contexts: list[Context] = []
     # What has no digest yet can be tried all the same.
     pulled = Images({**images(), **versions.upstream()}) if more else versions.upstream()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from components.datalake.ceph_config import CephConfig
 from components.flows import Port
 from components.model import Model, Name, Resources, SecretRef, problem, refuse
 
 NAMESPACE = "datalake"
 USER = "annotation"
-"""Of the object store: reads `images`, writes `datasets`."""
+"""Of the object store."""
+GRANTS = {"images": "read", "datasets": "write"}
+"""What the user must be allowed in which bucket."""
+PORT, METRICS_PORT = 443, 9109
+"""Of the Service and of the pod; both serve metrics alone."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -31,7 +36,7 @@ class AnnotatedVersion(Model):
 
 
 class AnnotationConfig(Model):
-    """A run at each time of `schedule`: send, fetch, reconcile, for each of `versions`."""
+    """A run every `every_s`: send, fetch, reconcile, for each of `versions`."""
 
     host: str = Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", description="Supervisely's")
     port: Port = 443
@@ -44,8 +49,8 @@ class AnnotationConfig(Model):
     team: Text
     workspace: Text
     project: Text
-    schedule: str = Field(default="17 * * * *", pattern=r"^(\S+ ){4}\S+$", description="cron's")
-    longest_s: int = Field(default=3000, ge=60, le=86_400, description="a run, then it is ended")
+    every_s: int = Field(default=3600, ge=60, le=86_400, description="from run to run")
+    longest_s: int = Field(default=3000, ge=60, le=86_400, description="a run, then it is stopped")
     classes: list[AnnotationClass] = Field(min_length=1)
     versions: list[AnnotatedVersion] = Field(default_factory=list)
     resources: Resources = Resources(
@@ -63,3 +68,22 @@ class AnnotationConfig(Model):
             ]
         )
         return self
+
+
+def store_problems(ceph: CephConfig | None) -> list[dict[str, Any]]:
+    """What annotation needs of the object store, and is not declared."""
+    if ceph is None:
+        text = "dataset versions are in S3; declare ceph too, or leave both"
+        return [problem("annotation", "declared", text)]
+    users = [user.name for user in ceph.users]
+    found = []
+    if USER not in users:
+        text = f"user {USER!r} (annotation) is missing; add it"
+        found.append(problem("ceph.users", users, text))
+    buckets = {bucket.name: bucket for bucket in ceph.buckets}
+    for name, access in GRANTS.items():
+        grants = [one.model_dump() for one in buckets[name].grants] if name in buckets else []
+        if {"user": USER, "access": access} not in grants:
+            text = f"bucket {name!r} lacks {{user: {USER}, access: {access}}} (annotation); add it"
+            found.append(problem("ceph.buckets", grants, text))
+    return found

@@ -101,7 +101,7 @@ debug rgw = 0/0
 MONITOR = f"""\
 #!/bin/bash
 # Makes a monitor's store once, then runs it. Its address is that of a Service of its own, which
-# stays when the pod gets another.
+# stays when the pod gets another. Without a port it would listen for the old protocol too.
 set -euo pipefail
 ordinal="${{HOSTNAME##*-}}"
 address() {{
@@ -127,7 +127,7 @@ if [ ! -f "$data/made" ]; then
   touch "$data/made"
 fi
 exec ceph-mon -f -i "$ordinal" --keyring "$data/keyring" \\
-  --public-addr "$own" --public-bind-addr "$POD_IP"
+  --public-addr "$own" --public-bind-addr "$POD_IP:{MONITOR_PORT}"
 """
 
 MANAGER = """\

@@ -34,10 +34,12 @@ WAIVED: dict[Part, dict[str, str]] = {
     for part in ("mon", "mgr", "osd", "gateway")
 }
 _DATA: dict[Part, str] = {"mon": "/var/lib/ceph/mon", "osd": "/var/lib/ceph/osd"}
+# A daemon takes those that are free of the range.
+_RANGE = {f"msgr2-{port}": port for port in files.OSD_PORTS[1:]}
 _PORTS: dict[Part, dict[str, int]] = {
     "mon": {"msgr2": files.MONITOR_PORT},
-    "mgr": {"metrics": files.METRICS_PORT},
-    "osd": {"msgr2": files.OSD_PORTS.start},
+    "mgr": {"metrics": files.METRICS_PORT, "msgr2": files.OSD_PORTS.start, **_RANGE},
+    "osd": {"msgr2": files.OSD_PORTS.start, **_RANGE},
     "gateway": {"https": files.S3_PORT},
 }
 _GRACE_S: dict[Part, int] = {"mon": 20, "mgr": 10, "osd": 60, "gateway": 30}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rehearsal.drills.harness import Drill, Scene, pod_processes
-from rehearsal.errors import EstateError
+from rehearsal.drills.harness import Drill, Scene, pod_process
 
 _POD = ("datalake", "ceph-osd-1")
 
@@ -18,12 +17,8 @@ def health(scene: Scene) -> str:
 
 def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
     pod = scene.pod(*_POD)
-    found = [one for one in pod_processes(scene.rehearsal, pod) if one.name() == "ceph-osd"]
-    if len(found) != 1:
-        raise EstateError(
-            f"pod {_POD[1]}", f"{len(found)} OSD processes found", "run: ./estate up --profile lake"
-        )
-    found[0].kill()
+    osd = pod_process(scene.rehearsal, pod, "ceph-osd", lambda one: one.name() == "ceph-osd")
+    osd.kill()
     named = False
 
     def whole() -> bool:
@@ -33,7 +28,7 @@ def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
         named = named or "osds down" in now or "osd down" in now
         return named and now == "HEALTH_OK" and scene.pod_ready_again(*_POD, pod)
 
-    return f"{_POD[1]}: kill -9 of its ceph-osd, process {found[0].pid}", whole
+    return f"{_POD[1]}: kill -9 of its ceph-osd, process {osd.pid}", whole
 
 
 def _observe(scene: Scene) -> Callable[[], dict[str, str]]:

@@ -380,6 +380,21 @@ def pod_processes(rehearsal: Rehearsal, pod: Object) -> list[psutil.Process]:
     return found
 
 
+def pod_process(
+    rehearsal: Rehearsal, pod: Object, what: str, chosen: Callable[[psutil.Process], bool]
+) -> psutil.Process:
+    """The one process of a pod that is chosen. Raises EstateError for none and for several."""
+    found = []
+    for process in pod_processes(rehearsal, pod):
+        with contextlib.suppress(psutil.Error):  # a probe's, which has ended
+            if chosen(process):
+                found.append(process)
+    if len(found) != 1:
+        name = pod["metadata"]["name"]
+        raise EstateError(f"pod {name}", f"{len(found)} of {what} found", "run: ./estate status")
+    return found[0]
+
+
 def sandbox_process(rehearsal: Rehearsal, name: str) -> psutil.Process:
     """The process of the control plane or node with this name, and no other rehearsal's.
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rehearsal.drills.harness import Drill, Scene, pod_processes
-from rehearsal.errors import EstateError
+from rehearsal.drills.harness import Drill, Scene, pod_process
 
 _POD = ("datalake", "kafka-1")
 
 
-def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+def kill(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    """Kill -9 of one broker; what was killed, and whether its pod is back."""
     pod = scene.pod(*_POD)
-    brokers = [
-        process
-        for process in pod_processes(scene.rehearsal, pod)
-        if "kafka.Kafka" in process.cmdline()
-    ]
-    if len(brokers) != 1:
-        raise EstateError(
-            f"pod {_POD[1]}", f"{len(brokers)} Java processes found", "run: ./estate status"
-        )
-    brokers[0].kill()
+    broker = pod_process(
+        scene.rehearsal, pod, "java", lambda process: "kafka.Kafka" in process.cmdline()
+    )
+    broker.kill()
+    text = f"broker {_POD[1]}: kill -9 of its java, process {broker.pid}"
+    return text, lambda: scene.pod_ready_again(*_POD, pod)
+
+
+def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    text, back = kill(scene)
 
     def whole() -> bool:
         seen = [
@@ -32,9 +32,9 @@ def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
         ]
         # A broker that was back before it left any in-sync set leaves no note.
         in_sync = seen[-1].endswith(": 3") if seen else time.monotonic() > scene.broken_at + 15
-        return in_sync and scene.pod_ready_again(*_POD, pod)
+        return in_sync and back()
 
-    return f"broker {_POD[1]}: kill -9 of its java, process {brokers[0].pid}", whole
+    return text, whole
 
 
 DRILL = Drill(

@@ -51,7 +51,8 @@ def _server(scene: Scene) -> tuple[str, psutil.Process, list[psutil.Process]]:
     raise EstateError("pipeline", "its process is not found", "run: ./estate up --profile lake")
 
 
-def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+def kill_in_run(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    """Kill -9 of the code's server and its runs, some seconds into the next run."""
     deadline = time.monotonic() + _RUN_S
     while True:
         name, server, runs = _server(scene)
@@ -81,7 +82,7 @@ DRILL = Drill(
     writers=("pipeline",),
     # Senders have to do with Kafka and S3 only: they must notice nothing.
     target_s=5.0,
-    strike=_strike,
+    strike=kill_in_run,
     clients_may_fail=False,
     profile="lake",
     prepare=_prepare,

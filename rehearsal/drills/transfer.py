@@ -8,8 +8,7 @@ from collections.abc import Callable
 import psutil
 
 from components.datalake.transfer_config import NAMESPACE
-from rehearsal.drills.harness import Drill, Scene, pod_processes
-from rehearsal.errors import EstateError
+from rehearsal.drills.harness import Drill, Scene, pod_process
 
 _BETWEEN_S = 4.0
 _PODS = ("transfer-0", "transfer-1")
@@ -23,26 +22,30 @@ def _is_service(process: psutil.Process) -> bool:
     return "services.transfer" in process.cmdline()
 
 
-_BLOWS: tuple[tuple[str, str, Callable[[psutil.Process], bool]], ...] = (
-    ("transfer-0", "tusd", _is_tusd),
-    ("transfer-1", "service", _is_service),
-    ("transfer-1", "tusd", _is_tusd),
-    ("transfer-0", "service", _is_service),
+_CHOSEN: dict[str, Callable[[psutil.Process], bool]] = {"tusd": _is_tusd, "service": _is_service}
+_BLOWS = (
+    ("transfer-0", "tusd"),
+    ("transfer-1", "service"),
+    ("transfer-1", "tusd"),
+    ("transfer-0", "service"),
 )
+
+
+def kill(scene: Scene, name: str, what: str) -> tuple[str, Callable[[], bool]]:
+    """Kill -9 of `tusd` or `service` in a pod; what was killed, and whether the pod is back."""
+    pod = scene.pod(NAMESPACE, name)
+    pod_process(scene.rehearsal, pod, what, _CHOSEN[what]).kill()
+    scene.notes.append((time.monotonic(), f"kill -9: {what} of {name}"))
+    return f"{what} of {name}", lambda: scene.pod_ready_again(NAMESPACE, name, pod)
 
 
 def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
     before = {name: scene.pod(NAMESPACE, name) for name in _PODS}
     killed = []
-    for number, (pod, what, chosen) in enumerate(_BLOWS):
+    for number, (pod, what) in enumerate(_BLOWS):
         if number:
             time.sleep(_BETWEEN_S)
-        found = [one for one in pod_processes(scene.rehearsal, before[pod]) if chosen(one)]
-        if len(found) != 1:
-            raise EstateError(f"pod {pod}", f"{len(found)} {what} found", "run: ./estate status")
-        found[0].kill()
-        killed.append(f"{what} of {pod}")
-        scene.notes.append((time.monotonic(), f"kill -9: {killed[-1]}"))
+        killed.append(kill(scene, pod, what)[0])
 
     def whole() -> bool:
         return all(scene.pod_ready_again(NAMESPACE, pod, before[pod]) for pod in _PODS)

@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from services.annotation.fetch import fetch
 from services.annotation.reconcile import reconcile
 from services.annotation.send import send
+from services.annotation.serve import serve
 from services.annotation.server import Supervisely, Trouble
 from services.annotation.settings import Settings, load
 from services.pipeline import datasets
@@ -29,6 +30,7 @@ COMMANDS = {
     "fetch": "finished annotations as a new dataset version",
     "reconcile": "what differs between here and there",
     "run": "all three, for each declared version",
+    "serve": "that again and again, with metrics of what is found",
 }
 
 
@@ -38,11 +40,15 @@ def main(arguments: Sequence[str] | None = None, *, s3: Any = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, what in COMMANDS.items():
         one = commands.add_parser(command, help=what)
-        if command != "run":
+        if command not in ("run", "serve"):
             one.add_argument("name", help="of the dataset")
             one.add_argument("digest", help="of the version that was, or is to be, sent")
     given = parser.parse_args(arguments)
     settings = load()
+    if given.command == "serve":
+        if settings.serve is None:
+            return _failed(Trouble("serve: not set; say port, certificate and how often there"))
+        serve(settings.serve)
     try:
         server, store, images = _connect(settings, s3)
         if given.command == "run":

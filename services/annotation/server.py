@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from services.annotation.settings import Settings
+from services.annotation.settings import Sent, Settings
 from services.pipeline.datasets import Version
 from services.pipeline.settings import secret
 
@@ -223,4 +223,4 @@ class Supervisely:
 
 def named(version: Version) -> str:
     """The dataset of a version."""
-    return f"{version.name}-{version.digest[:16]}"
+    return Sent(name=version.name, digest=version.digest).dataset

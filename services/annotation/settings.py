@@ -54,6 +54,21 @@ class Sent(_Strict):
     name: str
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
 
+    @property
+    def dataset(self) -> str:
+        """What it is called there."""
+        return f"{self.name}-{self.digest[:16]}"
+
+
+class Serve(_Strict):
+    """For `serve`: a run every so often, stopped when it takes too long; metrics over TLS."""
+
+    port: int = Field(ge=1, le=65_535)
+    certificate: Path
+    key: Path
+    every_s: int = Field(ge=1)
+    longest_s: int = Field(ge=1)
+
 
 class Settings(_Strict):
     """Addresses, files with what is secret, and what is annotated as what."""
@@ -64,6 +79,7 @@ class Settings(_Strict):
     finished: str = Field(default="finished", description="tag of an image whose labels are done")
     versions: list[Sent] = Field(default_factory=list)
     batch: int = Field(default=50, ge=1, le=500, description="images of one request")
+    serve: Serve | None = None
 
 
 def load(path: Path | None = None) -> Settings:

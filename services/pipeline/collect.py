@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mimetypes
 import time
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from services.events import (
     RECEIVED_TOPIC,
     ImageQuarantined,
     ImageReceived,
+    content_type_of,
 )
 from services.pipeline.buckets import read_object
 from services.pipeline.ports import Arrivals, Event, source_of
@@ -247,7 +247,7 @@ def of_folder(folder: Path) -> Iterator[tuple[str, Callable[[], ImageReceived]]]
         source = f"file:{path}#{state.st_size}-{state.st_mtime_ns}"
 
         def read(path: Path = path, source: str = source, at: float = state.st_mtime) -> Any:
-            type_ = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            type_ = content_type_of(path.name)
             when = datetime.fromtimestamp(at, UTC)
             return _seen(source, FOLDER, str(path), path.read_bytes(), type_, when)
 

@@ -10,6 +10,8 @@ import pytest
 
 from components.console.config import ConsoleConfig
 from components.console.rules import console_rules
+from components.datalake.annotation_config import AnnotationConfig
+from components.datalake.annotation_rules import annotation_rules, silence_s
 from components.datalake.backup_config import DumpBackup, PostgresBackup
 from components.datalake.backup_job import job_rules
 from components.datalake.ceph_config import CephConfig
@@ -57,6 +59,16 @@ CEPH = CephConfig.model_validate(
         "buckets": [{"name": "estate-verify", "owner": "verify"}],
     }
 )
+ANNOTATION = AnnotationConfig.model_validate(
+    {
+        "host": "supervisely.example.com",
+        "token": {"file": "annotation/token"},
+        "team": "lake",
+        "workspace": "cameras",
+        "project": "estate",
+        "classes": [{"name": "car", "shape": "rectangle"}],
+    }
+)
 CEPH_OSD = 'ceph_osd_up{ceph_daemon="osd.1"}'
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
@@ -71,6 +83,7 @@ GROUPS = {
     "mongodb-operator": operator_rules(),
     "pipeline": pipeline_rules("datalake", PIPELINE),
     "transfer": transfer_rules("transfer", "datalake", TransferConfig()),
+    "annotation": annotation_rules("annotation", "datalake", ANNOTATION),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
@@ -84,6 +97,13 @@ DUMPED = "kube_cronjob_status_last_successful_time"
 MADE = "kube_cronjob_created"
 CRON = '{namespace="datalake", cronjob="mongodb-backup"}'
 KAFKA_CRON = '{namespace="datalake", cronjob="kafka-backup"}'
+ANNOTATION_POD = 'namespace="datalake", pod="annotation-a"'
+ANNOTATION_UP = f'up{{{ANNOTATION_POD}, container="annotation"}}'
+ANNOTATION_FAILED = f"annotation_run_failed{{{ANNOTATION_POD}}}"
+ANNOTATION_ENDED = f"annotation_run_ended_timestamp_seconds{{{ANNOTATION_POD}}}"
+ANNOTATION_DIFFERS = (
+    f'annotation_differences{{{ANNOTATION_POD}, dataset="roads-0", kind="unknown_here"}}'
+)
 CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
 CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
 
@@ -327,6 +347,19 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
         ("mongodb-backup", "BackupMongodbUnknown", {MADE + CRON: 1}, False),
         ("kafka-backup", "BackupKafkaOld", {MADE + KAFKA_CRON: 0, DUMPED + KAFKA_CRON: 1}, True),
         ("kafka-backup", "BackupKafkaOld", {MADE + KAFKA_CRON: 0, DUMPED + CRON: 8000}, True),
+        ("annotation", "AnnotationDown", {"nothing": 1}, True),
+        ("annotation", "AnnotationDown", {ANNOTATION_UP: 1}, False),
+        ("annotation", "AnnotationFails", {ANNOTATION_FAILED: 1}, True),
+        ("annotation", "AnnotationFails", {ANNOTATION_FAILED: 0}, False),
+        ("annotation", "AnnotationStandsStill", {ANNOTATION_ENDED: 1}, True),
+        (
+            "annotation",
+            "AnnotationStandsStill",
+            {ANNOTATION_ENDED: 8100 - silence_s(ANNOTATION)},
+            False,
+        ),
+        ("annotation", "AnnotationDiffers", {ANNOTATION_DIFFERS: 2}, True),
+        ("annotation", "AnnotationDiffers", {ANNOTATION_DIFFERS: 0}, False),
         ("pipeline", "PipelineLags", {lag(): 5001}, True),
         ("pipeline", "PipelineLags", {lag(): 5000}, False),
         ("pipeline", "PipelineStandsStill", {lag(): 1, images("stored"): 7}, True),

@@ -21,11 +21,11 @@ import yaml
 
 from configs.schema import CONFIG_KEY
 from rehearsal import paths
-from tests.rendering import plain, render
+from tests.rendering import plain, render, with_annotation
 from tests.rook import with_ceph
 
 ENVIRONMENT = "onprem"
-WITH_CEPH = "onprem+ceph"
+WITH_MORE = "onprem+ceph+annotation"
 NO_DIGEST = "sha256:" + "0" * 64
 """For images that nothing pulls here and whose digests no environment has."""
 
@@ -38,7 +38,7 @@ def custom() -> dict[str, dict[str, Any]]:
 
 
 def _objects() -> list[dict[str, Any]]:
-    return [plain(body) for body in render(WITH_CEPH).objects()]
+    return [plain(body) for body in render(WITH_MORE).objects()]
 
 
 def estate(state: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,10 +64,10 @@ def state() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def kept(state: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The result of a rehearsal that is left running: the environment, with Ceph by Rook."""
+    """The result of a rehearsal that is left running: with Ceph by Rook and annotation."""
     root = tmp_path_factory.mktemp("onprem")
     file, document, values = variant(root, ENVIRONMENT)
-    document["config"][CONFIG_KEY] = with_ceph(values)
+    document["config"][CONFIG_KEY] = with_annotation(with_ceph(values))
     file.write_text(yaml.safe_dump(document))
     pin_all(root)
     done = estate(state, root, "rehearse", ENVIRONMENT, "--keep", "--json")
@@ -80,7 +80,7 @@ def pin_all(root: Path) -> None:
     """A digest for each image of it that has none, in a copy of the sources."""
     file = root / "configs" / "versions.toml"
     text = file.read_text()
-    for key in ("rook_operator", "cephcsi", "estate_admin"):
+    for key in ("rook_operator", "cephcsi", "estate_admin", "estate_annotation"):
         tag = re.search(rf"\[images\.{key}\].*?\ntag = [^\n]*\n(?!digest)", text, re.DOTALL)
         if tag is not None:
             text = f'{text[: tag.end()]}digest = "{NO_DIGEST}"\n{text[tag.end() :]}'
@@ -97,7 +97,7 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
     # What Strimzi's operator would make: stood in for, and placed in three zones.
     for pods in ("brokers", "controllers", "entity-operator", "cruise-control"):
         assert f"datalake/kafka-{pods}" in titles
-    assert "datalake/mongodb" in titles
+    assert "datalake/mongodb" in titles and "datalake/annotation" in titles
     # Rook's, on the nodes that have disks, in three racks.
     for pods in ("mon", "mgr", "osd", "rgw", "mds"):
         assert f"storage/rook-ceph-{pods}" in titles

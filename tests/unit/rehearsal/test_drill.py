@@ -145,6 +145,7 @@ def test_without_a_name_the_drills_are_listed(
     shown = capsys.readouterr().out
     for name in (
         *drill.OWN,
+        drill.IMAGES,
         "kafka-broker",
         "postgres-primary",
         "api-server",

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
 
-from services.events import ImageQuarantined, ImageReceived
+from services.events import ImageQuarantined, ImageReceived, content_type_of
+from services.transfer.images import CONTENT_TYPES
 
 WHAT = {
     "upload_id": "u1",
@@ -44,3 +46,16 @@ def test_what_is_not_in_the_contract_is_refused(change: dict[str, object]) -> No
     plain = {**json.loads(ImageReceived(**WHAT).to_message()), **change}  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         ImageReceived.from_message(json.dumps(plain))
+
+
+def test_every_type_that_is_taken_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no table of its own, too."""
+    monkeypatch.setattr("mimetypes.knownfiles", [])
+    mimetypes.init()
+    try:
+        suffixes = ("jpg", "png", "WEBP", "tif", "bmp")
+        assert [content_type_of(f"one.{suffix}") for suffix in suffixes] == list(CONTENT_TYPES)
+        assert content_type_of("webp") == "application/octet-stream"
+    finally:
+        monkeypatch.undo()
+        mimetypes.init()

@@ -1,4 +1,4 @@
-"""Annotation: what its CronJob is told, and who it may reach."""
+"""Annotation: what its service is told, whom it may reach, and what it needs declared."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ import yaml
 from pulumi.runtime.stack import wait_for_rpcs
 from pydantic import ValidationError
 
+from components.authority import Authority
 from components.datalake.annotation import Annotation
-from components.datalake.annotation_config import AnnotationConfig
+from components.datalake.annotation_config import USER, AnnotationConfig
 from components.datalake.object_store import ObjectStore
 from components.flows import OUTSIDE, Pods
 from components.model import Image
-from policies.model import Subject
+from configs.errors import ConfigError
+from configs.schema import CONFIG_KEY, load
+from policies import model
 from policies.rules import RULES
 from rehearsal import paths
 from services.annotation.settings import Settings
+from tests.rendering import ANNOTATION
+from tests.rook import with_ceph
 from tests.unit.components.datalake.test_postgres_resources import Recorder, plain
 
-VALUES: dict[str, Any] = yaml.safe_load(
-    (paths.root() / "tests" / "onprem-annotation.yaml").read_text(encoding="utf-8")
-)
+VALUES: dict[str, Any] = yaml.safe_load(ANNOTATION.read_text(encoding="utf-8"))
 TOKEN = "token-of-the-test"
 STORE = ObjectStore(
     host="s3.datalake.svc",
@@ -45,9 +48,16 @@ class Made:
         self.recorder = Recorder()
         self.component: Annotation
 
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        return [plain(one) for one in self.recorder.made]
+
     def get(self, kind: str) -> dict[str, Any]:
-        objects: list[dict[str, Any]] = [plain(one) for one in self.recorder.made]
-        (found,) = [one for one in objects if one["kind"] == kind]
+        (found,) = [one for one in self.objects if one["kind"] == kind]
+        return found
+
+    def pod(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.get("Deployment")["spec"]["template"]["spec"]
         return found
 
 
@@ -64,6 +74,8 @@ def made() -> Iterator[Made]:
         image=Image(repository="docker.io/estate/annotation", tag="1", digest="sha256:" + "a" * 64),
         store=STORE,
         token=pulumi.Output.secret(TOKEN),
+        authority=Authority(),
+        monitors=[],
     )
     loop.run_until_complete(wait_for_rpcs())
     loop.close()
@@ -79,28 +91,84 @@ def test_the_service_takes_what_it_is_told(made: Made, tmp_path: Path) -> None:
 
 
 def test_the_token_is_a_mounted_file_alone(made: Made) -> None:
-    job = made.get("CronJob")
-    assert TOKEN not in json.dumps(job)
-    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    secrets = [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one]
-    assert secrets == ["annotation-token", "s3-annotation"]
+    others = [one for one in made.objects if one["metadata"]["name"] != "annotation-token"]
+    assert len(others) == 7 and TOKEN not in json.dumps(others)
+    secrets = [one["secret"]["secretName"] for one in made.pod()["volumes"] if "secret" in one]
+    assert sorted(secrets) == ["annotation-tls", "annotation-token", "s3-annotation"]
 
 
-def test_runs_never_meet_and_end(made: Made) -> None:
-    spec = made.get("CronJob")["spec"]
-    assert spec["concurrencyPolicy"] == "Forbid"
-    assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] == 3000
+def test_two_never_run_at_once(made: Made) -> None:
+    spec = made.get("Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_it_is_scraped_by_the_name_in_its_certificate(made: Made) -> None:
+    (endpoint,) = made.get("PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["serverName"] in made.get("Certificate")["spec"]["dnsNames"]
+    (container,) = made.pod()["containers"]
+    (port,) = container["ports"]
+    assert port["name"] == endpoint["port"]
+    told = json.loads(made.get("ConfigMap")["data"]["settings.json"])["serve"]
+    assert told["port"] == port["containerPort"]
 
 
 def test_it_reaches_the_store_and_the_servers_port(made: Made) -> None:
-    reached = {(flow.target if flow.target == OUTSIDE else "store", *flow.ports)
-               for flow in made.component.flows}  # fmt: skip
+    flows = made.component.flows
+    reached = {("store" if flow.target == STORE.pods else flow.target, *flow.ports)
+               for flow in flows if flow.source == made.component.pods}  # fmt: skip
     assert reached == {("store", 8443), (OUTSIDE, 443)}
+    assert [flow.ports for flow in flows if flow.target == made.component.pods] == [[9109]]
 
 
-def test_the_policies_hold(made: Made) -> None:
-    subject = Subject(made.get("CronJob"), False)
-    assert [(rule.name, str(found)) for rule in RULES for found in rule.check(subject)] == []
+def test_what_it_makes_keeps_every_policy(made: Made) -> None:
+    found = [
+        f"{rule.name}: {one.where} {finding.part}: {finding.message}"
+        for one in map(model.Subject, made.objects)
+        for rule in RULES
+        for finding in model.broken(rule, one)
+    ]
+    assert not found
+
+
+def test_the_fault_leads_to_no_server_and_nothing_else(made: Made) -> None:
+    (check,) = made.component.checks
+    now = json.loads(made.get("ConfigMap")["data"]["settings.json"])
+    patched: Any = check.fault.patch["data"]
+    broken = json.loads(patched["settings.json"])
+    assert broken["server"].pop("url") != now["server"].pop("url")
+    assert broken == now
+    Settings.model_validate_json(patched["settings.json"])
+
+
+def onprem(**changes: Any) -> dict[str, Any]:
+    """The values of onprem with Ceph and annotation, some of Ceph's changed."""
+    file = paths.root() / "configs" / "Pulumi.onprem.yaml"
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values = with_ceph(document["config"][CONFIG_KEY])
+    ceph = values["ceph"] | changes if values["ceph"] is not None else None
+    return {**values, "ceph": ceph, "annotation": VALUES}
+
+
+def test_what_it_needs_of_the_store_must_be_declared() -> None:
+    ceph = onprem()["ceph"]
+    assert load(onprem()).annotation is not None
+    with pytest.raises(ConfigError, match=r"annotation: .* declare ceph too"):
+        load({**onprem(), "ceph": None})
+    others = [one for one in ceph["users"] if one["name"] != USER]
+    none = [{**one, "grants": []} for one in ceph["buckets"]]
+    with pytest.raises(ConfigError) as found:
+        load(onprem(users=others, buckets=none))
+    said = "\n".join(found.value.lines)
+    assert "user 'annotation' (annotation) is missing" in said
+    assert "bucket 'datasets' lacks {user: annotation, access: write}" in said
+    assert "bucket 'images' lacks {user: annotation, access: read}" in said
+
+
+def test_a_rehearsal_cannot_have_it() -> None:
+    values = load(paths.root() / "configs" / "Pulumi.local.yaml").model_dump()
+    with pytest.raises(ConfigError, match="no recipe builds its image; leave it out"):
+        load({**values, "annotation": VALUES})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +177,7 @@ def test_the_policies_hold(made: Made) -> None:
         ({"classes": VALUES["classes"] * 2}, "declared twice"),
         ({"classes": [{"name": "car", "shape": "line"}]}, "shape"),
         ({"host": "https://supervisely"}, "host"),
-        ({"schedule": "hourly"}, "schedule"),
+        ({"every_s": 5}, "every_s"),
         ({"token": "plain"}, "token"),
     ],
 )
