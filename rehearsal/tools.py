@@ -14,7 +14,7 @@ import shutil
 import threading
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,7 @@ _RECIPE = b""
 # Measured on a cold build of all 27: 14 GB of build cache, 7 GB of modules, 1.5 GB of tools.
 _DISK_GIB_PER_TOOL = 0.75
 _DISK_GIB = 1.0
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -362,6 +363,9 @@ def _build_all(missing: list[Tool], progress: Progress) -> dict[str, Path]:
         # The longest first, so that the last one to finish is a short one.
         longest_first = sorted(missing, key=lambda tool: -tool.memory_gib)
         for future in [pool.submit(one, tool) for tool in longest_first]:
+            # Again and again: a Ctrl-C just before a wait would not end it.
+            while not wait([future], _LOOK_S).done:
+                pass
             future.result()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
