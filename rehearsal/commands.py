@@ -113,6 +113,8 @@ def env(name: str) -> int:
     """Print the shell lines that make pulumi and kubectl work on the rehearsal."""
     rehearsal = Rehearsal(name)
     rehearsal.required()
+    for key in rehearsal.foreign():
+        print(f"unset {key}")
     for key, value in rehearsal.variables().items():
         print(f"export {key}={shlex.quote(value)}")
     return 0

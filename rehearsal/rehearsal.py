@@ -50,6 +50,20 @@ class Record:
     profiles: list[str] = field(default_factory=lambda: [CORE])
 
 
+_PROGRAMS = {
+    f"ESTATE_{name}"
+    for name in (
+        *("IMAGES", "PLACEHOLDERS", "PROFILES", "REHEARSAL", "REHEARSE", "SCALE", "SECRETS"),
+        "SIMULATED",
+    )
+}
+
+
+def _of_another(variable: str) -> bool:
+    """Whether a variable says how Pulumi and the program work."""
+    return variable.startswith("PULUMI_") or variable in _PROGRAMS
+
+
 class Rehearsal:
     """A rehearsal by name; most methods want `record`, which `prepare` makes."""
 
@@ -383,8 +397,17 @@ class Rehearsal:
     # -- environment ---------------------------------------------------------------------------
 
     def environment(self) -> dict[str, str]:
-        """The process environment in which pulumi and kubectl work on this rehearsal."""
-        return {**os.environ, **self.variables()}
+        """The process environment in which pulumi and kubectl work on this rehearsal.
+
+        What a shell has of another one (`./estate env`), or of a Pulumi of the user's, is left out:
+        it would turn secrets into placeholders, or leave checkpoints out.
+        """
+        kept = {key: value for key, value in os.environ.items() if not _of_another(key)}
+        return {**kept, **self.variables()}
+
+    def foreign(self) -> list[str]:
+        """What `./estate env` takes out of a shell."""
+        return sorted({key for key in os.environ if _of_another(key)} - set(self.variables()))
 
     def variables(self) -> dict[str, str]:
         """The variables that `./estate env` prints."""

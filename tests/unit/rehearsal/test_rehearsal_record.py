@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import paths, tools
+from rehearsal import commands, paths, tools
 from rehearsal.control_plane import port_free
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.ports import FIRST_PORT, PORTS
@@ -266,3 +266,23 @@ def test_destroy_ends_what_still_runs_and_keeps_the_others(folders: Folders) -> 
     assert not process.is_running()
     assert [path.name for path in folders.state.iterdir()] == ["two"]
     assert json.loads((folders.state / "two" / "rehearsal.json").read_text())["name"] == "two"
+
+
+def test_variables_of_another_rehearsal_and_of_the_users_pulumi_are_left_out(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = (
+        *("ESTATE_PLACEHOLDERS", "ESTATE_REHEARSE", "ESTATE_SIMULATED"),
+        *("PULUMI_CONFIG_PASSPHRASE", "PULUMI_EXPERIMENTAL", "PULUMI_SKIP_CHECKPOINTS"),
+    )
+    for name in foreign:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PASSWORD_OF_MINE", "kept")
+    made = Rehearsal("one")
+    made.prepare("node", "", None)
+    found = made.environment()
+    assert not set(foreign) & set(found)
+    assert found["PASSWORD_OF_MINE"] == "kept"
+    commands.env("one")
+    said = capsys.readouterr().out.splitlines()
+    assert {f"unset {name}" for name in foreign} <= set(said)
