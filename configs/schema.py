@@ -6,13 +6,10 @@ and raises ConfigError with one line per problem.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from components.console.config import ConsoleConfig, kafka_problems
@@ -40,16 +37,14 @@ from components.platform.namespaces import NamespacesConfig
 from components.platform.network import NetworkConfig
 from components.platform.pki import PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
-from configs import problems
+from configs import document, problems
+from configs.document import CONFIG_KEY
 from configs.errors import ConfigError
 from policies.model import SHORTEST_REASON
 from policies.rules import RULES, STACK_RULES
 from services.events import QUARANTINED_TOPIC, RECEIVED_TOPIC
 
-__all__ = ["ConfigError", "Environment", "immutable_keys", "load", "secret_refs"]
-
-CONFIG_KEY = "estate:environment"
-"""The Pulumi configuration key that holds the environment."""
+__all__ = ["CONFIG_KEY", "ConfigError", "Environment", "immutable_keys", "load", "secret_refs"]
 
 
 class ClusterConfig(Model):
@@ -295,7 +290,8 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
         origin, values = name or CONFIG_KEY, dict(source)
     else:
         path = Path(source)
-        origin, (values, others) = name or _short(path), _read(path)
+        origin, (values, others) = name or document.short_name(path), document.read(path)
+    document.refuse_impossible(origin, values)
     try:
         environment = Environment.model_validate(values)
     except ValidationError as error:
@@ -310,9 +306,8 @@ def load(source: str | Path | Mapping[str, Any], *, name: str | None = None) -> 
         ) from None
     known = {f"estate:{ref.pulumi}" for _, ref in secret_refs(environment) if ref.pulumi}
     if strange := [key for key in others if key not in known]:
-        raise ConfigError(
-            [f"{origin}: config.{key}: unknown key; no secret refers to it" for key in strange]
-        )
+        words = f"unknown key; beside {CONFIG_KEY} stand only secrets that it refers to"
+        raise ConfigError([f"{origin}: config.{key}: {words}" for key in strange])
     if plain := [key for key, value in others.items() if not _encrypted(value)]:
         raise ConfigError(
             [
@@ -356,65 +351,6 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _walk(child, f"{path}.{key}" if path else key)
 
 
-def _short(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
-
-
-class _TwiceError(yaml.MarkedYAMLError):
-    """A key that stands twice in a mapping."""
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML whose mappings name each key once: of two, YAML would take the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise _TwiceError(
-                    problem=f"key {key!r} twice in one mapping; remove one",
-                    problem_mark=key_node.start_mark,
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _encrypted(value: Any) -> bool:
     """Whether Pulumi wrote it with --secret: a mapping of nothing but `secure`."""
     return isinstance(value, dict) and set(value) == {"secure"} and bool(value["secure"])
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The environment in a file, and the other keys of the project beside it."""
-    short = _short(path)
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-    except FileNotFoundError:
-        known = ", ".join(
-            sorted(file.name.split(".")[1] for file in path.parent.glob("Pulumi.*.yaml"))
-        )
-        raise ConfigError(f"{path}: no such file; environments here: {known or 'none'}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        what = str(getattr(error, "problem", None) or "see its syntax")
-        if not isinstance(error, _TwiceError):
-            # It may quote a password: one that begins with `*` or `!` is an alias or a tag to it.
-            what = re.sub(r"'[^']*'|\"[^\"]*\"", "(hidden)", what)
-        raise ConfigError(f"{short}{where}: not YAML: {what}") from None
-    config = document.get("config") if isinstance(document, dict) else None
-    values = config.get(CONFIG_KEY) if isinstance(config, dict) else None
-    if values is None and isinstance(config, dict):
-        near = difflib.get_close_matches(CONFIG_KEY, [str(key) for key in config], n=1)
-        if near:
-            raise ConfigError(f"{short}: config.{near[0]}: unknown key; did you mean {CONFIG_KEY}?")
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{short}: config.{CONFIG_KEY}: {problems.shown(values, hidden=True)} is not allowed: "
-            "a mapping is required"
-        )
-    others = {str(key): value for key, value in (config or {}).items() if key != CONFIG_KEY}
-    return values, {key: value for key, value in others.items() if key.startswith("estate:")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 from rehearsal import console, drift, inside, prove, prove_hosts, simulated, workloads
@@ -144,18 +145,23 @@ def _rows(
     api = Api(rehearsal.kubeconfig)
     prove.restore(rehearsal, api)
     simulated_only = rehearsal.required().mode == "simulated"
+    over = Event()
     with ThreadPoolExecutor(2) as pool:
         others = [pool.submit(drift_rows, rehearsal, api, declared)] if declared else []
         if _wanted(READY, only) and not simulated_only:
-            others.insert(0, pool.submit(ready_rows, api, settle))
-        if simulated_only:
-            rows = simulated.rows(rehearsal, api, checks, settle)
-        elif probes is not None:
-            rows = _once(probes, checks)
-        else:
-            chosen = [row for row in HOSTS if _wanted(row, only)] if hosts else []
-            rows = _inside(rehearsal, checks, chosen, settle)
-        return rows + [row for other in others for row in other.result()]
+            others.insert(0, pool.submit(ready_rows, api, settle, over))
+        try:
+            if simulated_only:
+                rows = simulated.rows(rehearsal, api, checks, settle)
+            elif probes is not None:
+                rows = _once(probes, checks)
+            else:
+                chosen = [row for row in HOSTS if _wanted(row, only)] if hosts else []
+                rows = _inside(rehearsal, checks, chosen, settle)
+            return rows + [row for other in others for row in other.result()]
+        finally:
+            # Who interrupts this waits for the threads, but not for the estate to settle.
+            over.set()
 
 
 def _once(probes: inside.Probes, checks: Sequence[Check]) -> list[Row]:
@@ -194,8 +200,12 @@ def _inside(
     return found + [Row(row, "", "failed", "its test did not run") for row in missing]
 
 
-def ready_rows(api: Api, settle: float = 0.0) -> list[Row]:
-    """One row: whether the estate has all its pods, each Ready."""
+def ready_rows(api: Api, settle: float = 0.0, over: Event | None = None) -> list[Row]:
+    """One row: whether the estate has all its pods, each Ready.
+
+    Asked again until `settle` seconds are over, or `over` is set.
+    """
+    over = over or Event()
     began = time.monotonic()
     while True:
         try:
@@ -203,9 +213,8 @@ def ready_rows(api: Api, settle: float = 0.0) -> list[Row]:
         except ApiError as error:
             count, lacking = 0, [str(error)]
         now = time.monotonic()
-        if (count and not lacking) or now > began + settle:
+        if (count and not lacking) or now > began + settle or over.wait(1):
             break
-        time.sleep(1)
     ms = round((now - began) * 1000)
     if count and not lacking:
         return [Row(READY, _READY_TITLE, "passed", f"{count} pods", ms)]

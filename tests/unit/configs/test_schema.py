@@ -216,7 +216,25 @@ def test_secret_references_are_found_with_their_paths() -> None:
     [
         ("config: [", "Pulumi.x.yaml:1:10: not YAML"),
         ("config: {}", f"config.{CONFIG_KEY}: None is not allowed: a mapping is required"),
-        ("", f"config.{CONFIG_KEY}"),
+        ("", f"x.yaml: empty; it needs config.{CONFIG_KEY}"),
+        ("- a", "x.yaml: a list; a mapping is needed"),
+        ("password: x", "x.yaml: password: unknown key; allowed here: config, secretsprovider"),
+        ("config: {kubernetes:password: x}", "a mapping is required"),
+        (
+            "config: {estate:environment: {}, kubernetes:password: x}",
+            "config.kubernetes:password: unknown key; beside estate:environment stand only",
+        ),
+        ("config: {? [a, b] : 1}", "x.yaml:1:12: not YAML: a key that is no text"),
+        ("config: {? {a: b} : 1}", "a key that is no text; put it in quotes"),
+        ("config: {1: 2}", "a key that is no text; put it in quotes"),
+        ("a: &a {b: 1}\nconfig: {<<: *a}", "x.yaml:2:10: not YAML: merge keys (<<)"),
+        ('config: {"a\\nb": 1}', "a key with a line break or a control character"),
+        ("config: " + "[" * 3000 + "]" * 3000, "x.yaml: nested too deeply to be read"),
+        ("config: {estate:environment: {a: .inf}}", "a: a number beyond 2^53"),
+        (
+            f"config: {{estate:environment: {{kafka: {{storage: {{size_gib: {10**29}}}}}}}}}",
+            "kafka.storage.size_gib: a number beyond 2^53",
+        ),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, expected: str) -> None:

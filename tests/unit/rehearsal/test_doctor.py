@@ -152,13 +152,14 @@ def test_npm_s_own_words_for_no_answer_are_understood() -> None:
     assert problem == "not reachable: ECONNREFUSED"
 
 
-def test_a_client_that_fails_is_quoted_in_one_line() -> None:
+def test_a_client_that_fails_is_quoted_in_one_line(tmp_path: Path) -> None:
     problem = registries._try(
         ["sh", "-c", "echo; echo 'E: first'; echo 'E: no such suite' >&2; exit 100"]
     )
     assert problem == "E: no such suite"
     assert registries._try(["true"]) is None
-    assert registries._try(["/nonexistent"]) == "/nonexistent: No such file or directory"
+    missing = str(tmp_path / "missing")
+    assert registries._try([missing]) == f"{missing}: No such file or directory"
 
 
 def test_attributes_are_padded_to_four_bytes() -> None:
