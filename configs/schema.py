@@ -16,26 +16,23 @@ from components.console.config import ConsoleConfig, kafka_problems
 from components.datalake import backup_config, pipeline_config, transfer_config
 from components.datalake.annotation_config import AnnotationConfig, store_problems
 from components.datalake.backup_config import BackupConfig
-from components.datalake.barman_cloud import BarmanCloudConfig
 from components.datalake.ceph_config import CephConfig
-from components.datalake.cloudnative_pg import CloudNativePgConfig
 from components.datalake.kafka_config import KafkaConfig
 from components.datalake.mongodb_config import MongodbConfig, postgres_problems
-from components.datalake.mongodb_operator import MongodbOperatorConfig
-from components.datalake.pgpool import RESERVE
-from components.datalake.pgpool_config import PgpoolConfig
+from components.datalake.operators_config import (
+    BarmanCloudConfig,
+    CloudNativePgConfig,
+    MongodbOperatorConfig,
+    StrimziConfig,
+)
+from components.datalake.pgpool_config import RESERVE, PgpoolConfig
 from components.datalake.pipeline_config import PipelineConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.rook_config import RookConfig
-from components.datalake.strimzi_operator import StrimziConfig
 from components.datalake.transfer_config import TransferConfig
 from components.model import Model, Name, SecretRef, problem, refuse
-from components.monitoring.config import MonitoringConfig
-from components.monitoring.prometheus_operator import PrometheusOperatorConfig
-from components.platform.cert_manager import CertManagerConfig
-from components.platform.namespaces import NamespacesConfig
-from components.platform.network import NetworkConfig
-from components.platform.pki import PkiConfig
+from components.monitoring.config import MonitoringConfig, PrometheusOperatorConfig
+from components.platform.config import CertManagerConfig, NamespacesConfig, NetworkConfig, PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
 from configs import document, problems
 from configs.document import CONFIG_KEY

@@ -20,7 +20,7 @@ from components.checks import Check, ExpectedPods
 from components.dashboards import Dashboard
 from components.flows import Flow
 from components.model import Images, SecretRef
-from components.platform.pki import PkiConfig
+from components.platform.config import PkiConfig
 from components.platform.release import Object
 from components.workload import Component
 from configs import problems, versions

@@ -12,8 +12,9 @@ from components.authority import Authority
 from components.checks import ExpectedPods
 from components.datalake import cloudnative_pg
 from components.datalake.cloudnative_pg import relocate
+from components.datalake.operators_config import BarmanCloudConfig
 from components.flows import Flow, Pods, asks_api
-from components.model import Image, Model, Resources
+from components.model import Image
 from components.platform.release import Object, annotate, apply_release
 from components.workload import Component, certificate, service_dns, waive
 
@@ -26,13 +27,6 @@ PODS = Pods(name=NAME, namespace=NAMESPACE, selector=SELECTOR)
 SERVER_SECRET, CLIENT_SECRET = f"{NAME}-server-tls", f"{NAME}-client-tls"
 
 _PORT, _HEALTH_PORT = 9090, 8081  # of the release
-
-
-class BarmanCloudConfig(Model):
-    """The plugin's own pod: one, as its release has it. Instances archive without it."""
-
-    resources: Resources = Resources(cpu_request_m=20, memory_request_mib=64, memory_limit_mib=192)
-    protect: bool = True
 
 
 class BarmanCloud(Component):

@@ -9,13 +9,13 @@ from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pydantic import Field
 
 from components.authority import Authority
 from components.checks import ExpectedPods
 from components.dashboards import operator_dashboard
+from components.datalake.operators_config import CloudNativePgConfig
 from components.flows import Pods, asks_api, called_by_api, scraped
-from components.model import Image, Model, Resources
+from components.model import Image
 from components.platform.release import Manifest, Object, annotate, apply_release
 from components.workload import (
     Component,
@@ -41,19 +41,6 @@ PODS = Pods(name=DEPLOYMENT, namespace=NAMESPACE, selector=SELECTOR)
 
 _METRICS_PORT, _WEBHOOK_PORT = 8080, 9443  # of the release manifest
 _WEBHOOK_FOLDER = "/run/secrets/estate/webhook"
-
-
-class CloudNativePgConfig(Model):
-    """The operator: one replica leads, the others wait for its lease.
-
-    No CPU limit: the operator drives the failover, and the 100m of the release manifest would
-    throttle it just then. `protect` keeps the definitions, and with them every cluster, from
-    being deleted.
-    """
-
-    replicas: int = Field(default=1, ge=1, le=3)
-    resources: Resources = Resources(cpu_request_m=50, memory_request_mib=96, memory_limit_mib=256)
-    protect: bool = True
 
 
 class CloudNativePgOperator(Component):

@@ -15,8 +15,9 @@ import pulumi_kubernetes as k8s
 
 from components.checks import ExpectedPods
 from components.dashboards import operator_dashboard
+from components.datalake.operators_config import MongodbOperatorConfig
 from components.flows import Pods, asks_api, scraped
-from components.model import Image, Model, Resources
+from components.model import Image
 from components.platform.release import Object, apply_release
 from components.workload import (
     Component,
@@ -44,17 +45,6 @@ GROUP = "mongodbcommunity.mongodb.com"
 _RBAC = "rbac.authorization.k8s.io"
 _ALL = ("create", "delete", "get", "list", "patch", "update", "watch")
 _OPERATED = ("get", "patch", "list", "update", "watch")
-
-
-class MongodbOperatorConfig(Model):
-    """The operator, one replica: it knows no leader. `protect` keeps its definition, and with it
-    every replica set, from being deleted.
-    """
-
-    resources: Resources = Resources(
-        cpu_request_m=100, memory_request_mib=200, memory_limit_mib=512
-    )
-    protect: bool = True
 
 
 class MongodbOperator(Component):

@@ -19,6 +19,7 @@ from components.datalake.pgpool_config import (
     POOL_HBA,
     PORT,
     READY,
+    RESERVE,
     RUN,
     TLS,
     TRUST,
@@ -57,8 +58,6 @@ from components.workload import (
 
 UID = 1000
 """`pgpool` in the image: libpq and pgpool look their user up."""
-RESERVE = 15
-"""Connections of PostgreSQL left to the operator, replication, checks and people."""
 
 
 class Pgpool(Component):

@@ -9,6 +9,8 @@ from components.model import Model, Resources, Spread
 
 PORT = 5432
 METRICS_PORT = 9237
+RESERVE = 15
+"""Connections of PostgreSQL left to the operator, replication, checks and people."""
 RUN = "/run/pgpool"
 """Sockets and the pid file: memory, gone with the pod."""
 TLS = "/etc/pgpool/tls"

@@ -11,13 +11,13 @@ from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pydantic import Field
 
 from components.checks import ExpectedPods
 from components.datalake import strimzi_rbac
+from components.datalake.operators_config import StrimziConfig
 from components.datalake.strimzi_dashboard import strimzi_dashboard
 from components.flows import Pods, asks_api, scraped
-from components.model import Image, Model, Resources
+from components.model import Image
 from components.platform.release import Object, apply_release
 from components.workload import (
     Component,
@@ -57,19 +57,6 @@ rootLogger.appenderRef.console.ref = console
 logger.kafka.name = org.apache.kafka
 logger.kafka.level = warn
 """
-
-
-class StrimziConfig(Model):
-    """The operator: one replica leads, the others wait for its lease.
-
-    `protect` keeps the definitions, and with them every cluster and topic, from being deleted.
-    """
-
-    replicas: int = Field(default=1, ge=1, le=3)
-    resources: Resources = Resources(
-        cpu_request_m=200, memory_request_mib=512, memory_limit_mib=512
-    )
-    protect: bool = True
 
 
 def kafka_version(image: Image) -> str:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from components.model import Model, Name, Resources, Spread, Storage, problem, refuse
-from components.monitoring.state_metrics import StateMetricsConfig
+
+
+class StateMetricsConfig(Model):
+    """What alerts about CronJobs need; of one replica, whose absence is an alert itself."""
+
+    resources: Resources = Resources(cpu_request_m=10, memory_request_mib=48, memory_limit_mib=128)
 
 
 class PrometheusConfig(Model):
@@ -67,4 +72,14 @@ class MonitoringConfig(Model):
     state_metrics: StateMetricsConfig | None = None
     spread: Spread = "prefer"
     dashboards: bool = True
+    protect: bool = True
+
+
+class PrometheusOperatorConfig(Model):
+    """The operator and the reloader that it puts beside every Prometheus and Alertmanager."""
+
+    resources: Resources = Resources(cpu_request_m=20, memory_request_mib=48, memory_limit_mib=192)
+    reloader_resources: Resources = Resources(
+        cpu_request_m=5, cpu_limit_m=200, memory_request_mib=24, memory_limit_mib=64
+    )
     protect: bool = True

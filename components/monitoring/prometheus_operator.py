@@ -10,7 +10,8 @@ import pulumi
 
 from components.checks import ExpectedPods
 from components.flows import Pods, asks_api, scraped
-from components.model import Image, Model, Resources
+from components.model import Image
+from components.monitoring.config import PrometheusOperatorConfig
 from components.platform.release import Object, annotate, apply_release
 from components.workload import TRUST_CONFIG_MAP, Component, pod_monitor, waive
 
@@ -25,16 +26,6 @@ SELECTOR = {
     "app.kubernetes.io/name": NAME,
 }
 GROUP = "monitoring.coreos.com"
-
-
-class PrometheusOperatorConfig(Model):
-    """The operator and the reloader that it puts beside every Prometheus and Alertmanager."""
-
-    resources: Resources = Resources(cpu_request_m=20, memory_request_mib=48, memory_limit_mib=192)
-    reloader_resources: Resources = Resources(
-        cpu_request_m=5, cpu_limit_m=200, memory_request_mib=24, memory_limit_mib=64
-    )
-    protect: bool = True
 
 
 class PrometheusOperator(Component):

@@ -11,7 +11,8 @@ from components.authority import Authority
 from components.checks import ExpectedPods
 from components.dashboards import HERE, Dashboard, graph, quiet, stat
 from components.flows import Pods, asks_api, scraped
-from components.model import Image, Model, Resources
+from components.model import Image
+from components.monitoring.config import StateMetricsConfig
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
@@ -38,12 +39,6 @@ _UID = 65534
 _TLS, _CONFIG = "/run/secrets/estate/tls", "/etc/kube-state-metrics"
 _RBAC = "rbac.authorization.k8s.io"
 _mount = k8s.core.v1.VolumeMountArgs
-
-
-class StateMetricsConfig(Model):
-    """What alerts about CronJobs need; of one replica, whose absence is an alert itself."""
-
-    resources: Resources = Resources(cpu_request_m=10, memory_request_mib=48, memory_limit_mib=128)
 
 
 class StateMetrics(Component):

@@ -10,9 +10,10 @@ import pulumi
 
 from components.checks import ExpectedPods
 from components.flows import Pods, asks_api, called_by_api, scraped
-from components.model import Image, Model, Resources
+from components.model import Image, Resources
 from components.platform.certificate_dashboard import certificate_dashboard
 from components.platform.certificate_rules import certificate_rules
+from components.platform.config import CertManagerConfig
 from components.platform.release import Object, annotate, apply_release
 from components.workload import Component, pod_monitor, prometheus_rule, waive
 
@@ -28,15 +29,6 @@ PROGRAMS = {
 
 
 _METRICS_PORT, _WEBHOOK_PORT = 9402, 10250  # of the release manifests
-
-
-class CertManagerConfig(Model):
-    """What one replica of each program may use. Which release runs is what its images say."""
-
-    controller: Resources = Resources(cpu_request_m=20, memory_request_mib=64, memory_limit_mib=192)
-    webhook: Resources = Resources(cpu_request_m=10, memory_request_mib=32, memory_limit_mib=96)
-    cainjector: Resources = Resources(cpu_request_m=10, memory_request_mib=64, memory_limit_mib=192)
-    protect: bool = True
 
 
 class CertManager(Component):

@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pydantic import Field
 
-from components.model import GPU, Model
+from components.platform.config import Namespace, NamespacesConfig
 from components.workload import Component, labels, meta, waive
 
 POD_SECURITY_VERSION = "v1.35"
 """The level is pinned: a newer cluster must not tighten it without a reviewed change."""
 
 
-Namespace = Literal["platform", "datalake", "realtime", "monitoring", "storage"]
 STORAGE: Namespace = "storage"
 """Of Rook, where it runs Ceph: privileged, since it mounts volumes and reads the nodes' disks."""
 NAMESPACES: tuple[Namespace, ...] = tuple(one for one in get_args(Namespace) if one != STORAGE)
 """Those of every environment."""
-
-
-class Quota(Model):
-    """What all pods and claims of a namespace may ask for together."""
-
-    cpu_request_m: int = Field(ge=1)
-    memory_request_mib: int = Field(ge=1)
-    storage_gib: int | None = Field(default=None, ge=1)
-    gpus: int = Field(default=0, ge=0)
-
-    def hard(self) -> dict[str, str]:
-        """As a ResourceQuota writes it."""
-        found = {
-            "requests.cpu": f"{self.cpu_request_m}m",
-            "requests.memory": f"{self.memory_request_mib}Mi",
-            f"requests.{GPU}": str(self.gpus),
-        }
-        if self.storage_gib is not None:
-            found["requests.storage"] = f"{self.storage_gib}Gi"
-        return found
-
-
-class NamespacesConfig(Model):
-    """`protect` refuses to delete the namespaces, and with them every claim inside."""
-
-    quotas: dict[Namespace, Quota] = Field(default_factory=dict)
-    protect: bool = True
 
 
 class Namespaces(Component):

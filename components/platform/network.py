@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pydantic import Field, JsonValue, field_validator
+from pydantic import JsonValue
 
 from components.checks import Check, Fault, ObjectRef
-from components.flows import API_SERVER, OUTSIDE, PROMETHEUS, Flow, Pods, Port
-from components.model import Model
+from components.flows import API_SERVER, OUTSIDE, PROMETHEUS, Flow, Pods
+from components.platform.config import NetworkConfig
 from components.workload import Component, labels, meta
 
 _Peer = k8s.networking.v1.NetworkPolicyPeerArgs
@@ -20,22 +19,6 @@ _Port = k8s.networking.v1.NetworkPolicyPortArgs
 _DNS = Pods(name="dns", namespace="kube-system", selector={"k8s-app": "kube-dns"})
 # The pods' own ports: 53 nearly everywhere, 5353 where the server is not root.
 _DNS_PORTS = (53, 5353)
-
-
-class NetworkConfig(Model):
-    """Where the Kubernetes API answers, as a pod sees it behind the Service `kubernetes`."""
-
-    api_server_cidrs: list[str] = Field(
-        default=["0.0.0.0/0"], min_length=1, description="addresses of the control plane, a.b.c.d/n"
-    )
-    api_server_port: Port = 6443
-
-    @field_validator("api_server_cidrs")
-    @classmethod
-    def _networks(cls, values: list[str]) -> list[str]:
-        for value in values:
-            ipaddress.ip_network(value)  # its ValueError names the value and what is wrong
-        return values
 
 
 class Network(Component):

@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
-from pydantic import Field, model_validator
 
 from components.authority import Authority, named
 from components.checks import Check, Fault, ObjectRef, scale_to
-from components.model import Model, immutable, problem, refuse
 from components.platform.cert_manager import NAMESPACE
+from components.platform.config import PkiConfig
 from components.workload import ISSUER, TRUST_CONFIG_MAP, Component, labels, meta
-
-
-class PkiConfig(Model):
-    """The authority's name and life; its key is generated in the cluster and never leaves it.
-
-    `generation` signs. `also_trusted` are generations that exist and are trusted beside it: the
-    next one before it signs, the former one until nothing presents its certificates any more.
-    """
-
-    common_name: str = immutable("Estate CA", min_length=1, max_length=64)
-    generation: int = Field(default=1, ge=1, le=999)
-    also_trusted: list[Annotated[int, Field(ge=1, le=999)]] = Field(default_factory=list)
-    duration_days: int = Field(default=3650, ge=30, le=7300)
-    renew_before_days: int = Field(default=365, ge=1)
-    protect: bool = True
-
-    @model_validator(mode="after")
-    def _generations(self) -> PkiConfig:
-        names = [self.generation, *self.also_trusted]
-        refuse(
-            [
-                problem(f"also_trusted.{i}", one, "named twice; `generation` is trusted by itself")
-                for i, one in enumerate(self.also_trusted)
-                if one in names[: i + 1]
-            ]
-        )
-        return self
-
-    @property
-    def trusted(self) -> tuple[int, ...]:
-        """All generations that exist, in their order."""
-        return tuple(sorted([self.generation, *self.also_trusted]))
 
 
 class Pki(Component):

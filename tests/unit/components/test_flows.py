@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from components.flows import Flow, Pods, asks_api
-from components.platform.network import NetworkConfig, workloads
+from components.platform.config import NetworkConfig
+from components.platform.network import workloads
 
 SERVER = Pods(name="server", namespace="datalake", selector={"app": "server"})
 CLIENT = Pods(name="client", namespace="realtime", selector={"app": "client"})

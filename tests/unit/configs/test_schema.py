@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +320,11 @@ def test_a_mistyped_key_comes_before_what_is_missing_for_it(values: Values) -> N
     first, second = problems(values)
     assert "size_gb: unknown key; did you mean kafka.storage.size_gib?" in first
     assert "size_gib: missing" in second
+
+
+def test_reading_an_environment_needs_no_sdk() -> None:
+    code = "import sys, configs.schema; print(*{'pulumi', 'pulumi_kubernetes'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    root = FILE.parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

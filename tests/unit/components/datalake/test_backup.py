@@ -19,15 +19,17 @@ from components.authority import Authority
 from components.datalake import barman_cloud, cloudnative_pg
 from components.datalake.backup_config import BackupConfig, PostgresBackup
 from components.datalake.backup_store import BackupStore
-from components.datalake.barman_cloud import BarmanCloud, BarmanCloudConfig
+from components.datalake.barman_cloud import BarmanCloud
 from components.datalake.kafka_backup import KafkaBackup
 from components.datalake.mongodb_backup import MongodbBackup
+from components.datalake.operators_config import BarmanCloudConfig
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_archive import PostgresArchive
 from components.datalake.postgres_config import PostgresConfig
 from components.flows import OUTSIDE, Flow, Pods
 from components.model import Image
-from components.monitoring.state_metrics import StateMetrics, StateMetricsConfig
+from components.monitoring.config import StateMetricsConfig
+from components.monitoring.state_metrics import StateMetrics
 from components.workload import Component
 from policies.model import Subject, broken
 from policies.rules import RULES

@@ -15,8 +15,9 @@ from components.authority import Authority
 from components.datalake.kafka import Kafka
 from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.kafka_config import KafkaConfig
+from components.datalake.operators_config import StrimziConfig
 from components.datalake.strimzi_kafka import StrimziKafka
-from components.datalake.strimzi_operator import NAME, StrimziConfig, StrimziOperator
+from components.datalake.strimzi_operator import NAME, StrimziOperator
 from components.model import Image
 from configs import versions
 from stacks.context import manifest

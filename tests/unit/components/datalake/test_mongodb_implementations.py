@@ -20,8 +20,8 @@ from components.datalake.mongodb_operator import (
     MANIFEST,
     NAME,
     MongodbOperator,
-    MongodbOperatorConfig,
 )
+from components.datalake.operators_config import MongodbOperatorConfig
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import PostgresConfig
 from components.model import Image

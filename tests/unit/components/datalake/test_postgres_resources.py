@@ -12,7 +12,8 @@ from pulumi.runtime.stack import wait_for_rpcs
 
 from components.authority import Authority
 from components.datalake import cloudnative_pg
-from components.datalake.cloudnative_pg import CloudNativePgConfig, CloudNativePgOperator
+from components.datalake.cloudnative_pg import CloudNativePgOperator
+from components.datalake.operators_config import CloudNativePgConfig
 from components.datalake.pgpool import Pgpool
 from components.datalake.pgpool_config import PgpoolConfig
 from components.datalake.postgres import Postgres
@@ -20,11 +21,10 @@ from components.datalake.postgres_config import PostgresConfig
 from components.datalake.postgres_databases import PostgresDatabases
 from components.model import Image
 from components.monitoring import prometheus_operator
-from components.monitoring.config import MonitoringConfig
+from components.monitoring.config import MonitoringConfig, PrometheusOperatorConfig
 from components.monitoring.monitoring import Monitoring
 from components.monitoring.prometheus_operator import (
     PrometheusOperator,
-    PrometheusOperatorConfig,
 )
 from stacks.context import manifest
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.platform.pki import PkiConfig
+from components.platform.config import PkiConfig
 from tests.rendering import ROOT, Rendered, render
 
 PROGRAM = """

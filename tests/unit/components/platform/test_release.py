@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from components.model import Image
-from components.platform.cert_manager import CertManagerConfig, vendored
+from components.platform.cert_manager import vendored
+from components.platform.config import CertManagerConfig
 from components.platform.release import annotate, logical_name
 
 IMAGES = {
