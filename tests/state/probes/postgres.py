@@ -16,6 +16,9 @@ from tests.state.probes import ProbeContext, probe
 TABLE = "estate_verify"
 READ_WAIT_S = 10.0
 """A standby applies a row within milliseconds; this bounds the wait of a loaded machine."""
+CONNECT_S = 10
+"""For TLS and SCRAM on both sides of the pool: fifty milliseconds, and with every core of a small
+machine taken, over five seconds were seen (a pod's share of them is what it requests)."""
 
 Secret = Mapping[str, Any]
 
@@ -24,7 +27,7 @@ def _session(
     ctx: ProbeContext, ca: Secret, *, verify: str | None = None, **options: Any
 ) -> psycopg.Connection[Any]:
     """A TLS session whose server must prove `verify` (default: the host) by the estate's CA."""
-    options.setdefault("connect_timeout", 5)
+    options.setdefault("connect_timeout", CONNECT_S)
     if verify is not None:
         # libpq checks the certificate against `host` and connects to `hostaddr`.
         options["hostaddr"], options["host"] = options["host"], verify
@@ -117,7 +120,7 @@ def postgres_refuses(
     assert refusal, f"{host} let {user} in with a wrong password"
     assert "authentication failed" in refusal, f"refused for another reason: {refusal.strip()}"
     try:
-        psycopg.connect(sslmode="disable", password=secret, connect_timeout=5, **login).close()
+        psycopg.connect(sslmode="disable", password=secret, connect_timeout=CONNECT_S, **login).close()
     except psycopg.OperationalError as error:
         refusal = str(error)
     else:
