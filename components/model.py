@@ -243,3 +243,21 @@ def topology(spread: Spread) -> tuple[str, bool]:
     """The topology key of a spread, and whether it is required."""
     key = "topology.kubernetes.io/zone" if spread == "require-zones" else "kubernetes.io/hostname"
     return key, spread != "prefer"
+
+
+def topology_spread(
+    spread: Spread, labels: Mapping[str, str], replicas: int
+) -> list[dict[str, Any]]:
+    """`topologySpreadConstraints`: at most one more on one node, or in one zone, than in another.
+
+    Where it is required, fewer than three nodes or zones do not do for three replicas or more:
+    Kubernetes alone would call all of them in the only zone evenly spread.
+    """
+    key, required = topology(spread)
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": key,
+        "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(labels)},
+    }
+    return [constraint | ({"minDomains": min(replicas, 3)} if required else {})]

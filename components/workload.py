@@ -11,10 +11,11 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
+from components import model
 from components.checks import Check, ExpectedPods
 from components.dashboards import Dashboard
 from components.flows import Flow
-from components.model import Resources, Spread, Storage, topology
+from components.model import Resources, Spread, Storage
 from policies.model import PREFIX
 
 MONITOR_LABELS = {"release": "estate"}
@@ -115,17 +116,18 @@ def requirements(resources: Resources) -> k8s.core.v1.ResourceRequirementsArgs:
 
 
 def topology_spread(
-    selector: Mapping[str, str], spread: Spread
+    selector: Mapping[str, str], spread: Spread, replicas: int
 ) -> list[k8s.core.v1.TopologySpreadConstraintArgs]:
-    """At most one replica more on one node, or in one zone, than in another."""
-    key, required = topology(spread)
+    """As of components.model, as arguments of a pod."""
     return [
         k8s.core.v1.TopologySpreadConstraintArgs(
-            max_skew=1,
-            topology_key=key,
-            when_unsatisfiable="DoNotSchedule" if required else "ScheduleAnyway",
+            max_skew=one["maxSkew"],
+            topology_key=one["topologyKey"],
+            when_unsatisfiable=one["whenUnsatisfiable"],
+            min_domains=one.get("minDomains"),
             label_selector=k8s.meta.v1.LabelSelectorArgs(match_labels=dict(selector)),
         )
+        for one in model.topology_spread(spread, selector, replicas)
     ]
 
 

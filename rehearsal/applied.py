@@ -59,9 +59,7 @@ def note(rehearsal: Rehearsal, given: str, state: State) -> None:
         state.outputs.get("links") or {},
         drift.seal(drift.declared(state.resources), _key(rehearsal)),
     )
-    partial = _file(rehearsal).with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(applied)), encoding="utf-8")
-    os.replace(partial, _file(rehearsal))
+    paths.replace(_file(rehearsal), json.dumps(asdict(applied)))
 
 
 def forget(rehearsal: Rehearsal) -> None:

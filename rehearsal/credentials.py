@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+
+from rehearsal import paths
 
 
 def ensure(folder: Path, names: Iterable[str]) -> list[str]:
@@ -20,9 +21,6 @@ def ensure(folder: Path, names: Iterable[str]) -> list[str]:
         if path.exists() and path.stat().st_size:
             continue
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.touch(mode=0o600)
-        partial.write_text(secrets.token_urlsafe(24) + "\n")
-        os.replace(partial, path)
+        paths.replace(path, secrets.token_urlsafe(24) + "\n", mode=0o600)
         made.append(name)
     return made

@@ -135,9 +135,7 @@ def make(*, upgrade: bool) -> list[tuple[Path, bool]]:
     for file, text in made.items():
         changed = not file.exists() or file.read_text(encoding="utf-8") != text
         if changed:
-            partial = file.with_name(f".{file.name}.partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, file)
+            paths.replace(file, text)
         results.append((file, changed))
     return results
 

@@ -90,6 +90,15 @@ def ensure(folder: Path, what: str = "folder") -> Path:
     return folder
 
 
+def replace(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write a file whole: who reads it, also after a kill, finds the old text or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)
+
+
 def _unwritable(what: str, folder: Path, error: OSError) -> EstateError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         way_out = "free some disk space there, or set ESTATE_CACHE to a folder on another disk"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.checks import ExpectedPods
-from components.model import GPU, topology
+from components.model import GPU, topology, topology_spread
 from rehearsal.kube import Api, Object
 
 LABEL = "estate.dev/placeholder"
@@ -45,9 +45,8 @@ def _apart(expected: ExpectedPods) -> dict[str, Any]:
     key, required = topology(expected.spread)
     selected = {"labelSelector": {"matchLabels": dict(expected.selector)}}
     if not expected.exclusive:
-        policy = "DoNotSchedule" if required else "ScheduleAnyway"
-        constraint = {"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": policy, **selected}
-        return {"topologySpreadConstraints": [constraint]}
+        spread = topology_spread(expected.spread, expected.selector, expected.count)
+        return {"topologySpreadConstraints": spread}
     term = {"topologyKey": key, **selected}
     rule: dict[str, Any] = (
         {"requiredDuringSchedulingIgnoredDuringExecution": [term]}

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from rehearsal import paths
+
 
 def run_group(
     command: Sequence[str], *, env: Mapping[str, str] | None = None
@@ -110,9 +112,7 @@ class Daemon:
             )
         process = psutil.Process(child.pid)
         record = {"pid": child.pid, "started": process.create_time()}
-        partial = self._record.with_suffix(".partial")
-        partial.write_text(json.dumps(record))
-        os.replace(partial, self._record)
+        paths.replace(self._record, json.dumps(record))
         return process
 
     def stop(self, grace: float = 10.0) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import psutil
 import yaml
@@ -81,9 +82,7 @@ class Rehearsal:
 
     def _save(self) -> None:
         assert self.record is not None
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self.record), indent=1))
-        os.replace(partial, self._file)
+        paths.replace(self._file, json.dumps(asdict(self.record), indent=1))
 
     @property
     def exists(self) -> bool:
@@ -108,6 +107,7 @@ class Rehearsal:
 
     def required(self) -> Record:
         """The record; EstateError when there is no such rehearsal."""
+        self._readable()
         if self.record is None:
             known = sorted(path.parent.name for path in paths.state_root().glob("*/rehearsal.json"))
             raise EstateError(
@@ -116,6 +116,15 @@ class Rehearsal:
                 f"run: {self.up_command}",
             )
         return self.record
+
+    def _readable(self) -> None:
+        """Raise EstateError where a record is, but says nothing: what it tells of may still run."""
+        if self.record is None and self._file.exists():
+            raise EstateError(
+                f"rehearsal {self.name}",
+                f"{self._file} cannot be read or is no record of a rehearsal",
+                f"begin anew: ./estate down{self._name_option}",
+            )
 
     def is_of(self, stack: str) -> None:
         """Refuse a command for another stack than this rehearsal's. Raises EstateError."""
@@ -170,7 +179,7 @@ class Rehearsal:
 
     def deployed(self, immutable: Mapping[str, Any]) -> None:
         """Note what `keeps` compares with."""
-        self._immutable.write_text(json.dumps(dict(immutable), indent=1))
+        paths.replace(self._immutable, json.dumps(dict(immutable), indent=1))
 
     @property
     def _immutable(self) -> Path:
@@ -197,6 +206,7 @@ class Rehearsal:
 
     def prepare(self, mode: Mode, reason: str, port_base: int | None, stack: str = LOCAL) -> None:
         """Write the record of a new rehearsal, with ports that are free; keep an existing one."""
+        self._readable()
         base = self.first_port(port_base)
         if self.record is not None:
             return
@@ -338,7 +348,7 @@ class Rehearsal:
         if done.returncode != 0:
             words = done.stderr.strip().splitlines() or ["no output"]
             raise EstateError("kubectl apply", words[-1][:300], f"see {self.folder / 'logs'}")
-        self._applied.write_text(manifests)
+        paths.replace(self._applied, manifests)
 
     @property
     def _applied(self) -> Path:
@@ -428,7 +438,7 @@ class Rehearsal:
             "PULUMI_HOME": str(folder / "pulumi" / "home"),
             # A file replaces the last one whole, but the metadata that go-cloud keeps beside it is
             # written in place: killed at that, Pulumi could read its state no more.
-            "PULUMI_BACKEND_URL": f"file://{folder / 'pulumi' / 'state'}?metadata=skip",
+            "PULUMI_BACKEND_URL": f"file://{quote(str(folder / 'pulumi' / 'state'))}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "pulumi" / "passphrase"),
             # Pulumi takes any option from the environment by this name.
             "PULUMI_OPTION_CONFIG_FILE": str(self.stack_settings),
@@ -450,9 +460,8 @@ class Rehearsal:
 
     def link_tools(self, found: Mapping[str, Path]) -> None:
         """Fill the rehearsal's bin folder, and Pulumi's plugin folder where ours are used."""
-        (self.folder / "tools.json").write_text(
-            json.dumps({key: str(path) for key, path in found.items()}, indent=1)
-        )
+        used = {key: str(path) for key, path in found.items()}
+        paths.replace(self.folder / "tools.json", json.dumps(used, indent=1))
         folder = self.folder / "bin"
         folder.mkdir(parents=True, exist_ok=True)
         own = Path(sys.executable)
@@ -477,8 +486,7 @@ class Rehearsal:
         logs.touch()
         passphrase = self.folder / "pulumi" / "passphrase"
         if not passphrase.exists():
-            passphrase.touch(mode=0o600)
-            passphrase.write_text(secrets.token_urlsafe(32))
+            paths.replace(passphrase, secrets.token_urlsafe(32), mode=0o600)
 
     # -- down ----------------------------------------------------------------------------------
 
@@ -487,6 +495,9 @@ class Rehearsal:
         # A pulumi that outlived a killed `up` is one of them: what it still writes is going anyway.
         self.end_strays("bin", "pulumi")
         record = self.record
+        if record is None:
+            # Unreadable, so of either kind: without a sandbox the control plane is ended by itself.
+            self.end_strays("kwok")
         if record is not None and record.mode == "simulated":
             # Nothing else was made, and what has this name elsewhere is another user's.
             self._end_simulated()

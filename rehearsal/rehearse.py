@@ -151,8 +151,9 @@ def _settled(rehearsal: Rehearsal, api: Api) -> list[Row]:
     found = []
     for row in rows:
         if row.state == "failed" and "/" in row.title:
-            namespace, _, name = row.title.split()[1].partition("/")
-            if why := workloads.reasons(api, namespace, name):
+            kind, where, *_ = row.title.split()
+            namespace, _, name = where.partition("/")
+            if why := workloads.reasons(api, kind, namespace, name):
                 row = Row(row.id, row.title, row.state, f"{row.detail}: {why}", row.ms)
         found.append(row)
     return [*found, *_budgets(api)]

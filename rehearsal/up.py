@@ -230,7 +230,8 @@ def _cluster(rehearsal: Rehearsal, found: dict[str, Path]) -> None:
 
 def _image_lock_of_names(rehearsal: Rehearsal) -> None:
     """Without containers no image is built: the lock names them with digests of their names."""
-    (rehearsal.folder / "images.json").write_text(json.dumps(versions.placeholders(), indent=1))
+    lock = json.dumps(versions.placeholders(), indent=1)
+    paths.replace(rehearsal.folder / "images.json", lock)
 
 
 def _pulumi_up(rehearsal: Rehearsal) -> State:

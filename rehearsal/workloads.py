@@ -8,12 +8,17 @@ from typing import Any
 
 from rehearsal.kube import Api, Object, has_condition, ready
 
-_KINDS = (("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"))
+_KINDS = (
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("apps/v1", "DaemonSet"),
+    ("batch/v1", "Job"),
+)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A Deployment, StatefulSet or Job of the estate, and how many of its pods it has."""
+    """What makes pods of the estate (one of `_KINDS`), and how many of them it has."""
 
     kind: str
     namespace: str
@@ -48,6 +53,11 @@ def _complete(kind: str, body: Mapping[str, Any]) -> tuple[bool, str]:
     if kind == "Job":
         pods = int(status.get("ready", 0)) + int(status.get("succeeded", 0))
         return pods > 0 or has_condition(body, "Complete"), f"{pods} pods"
+    if kind == "DaemonSet":
+        wanted, have = (
+            int(status.get(key, 0)) for key in ("desiredNumberScheduled", "numberReady")
+        )
+        return 0 < wanted == have, f"{have} of {wanted} pods ready"
     wanted, have = int(body["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0))
     return have == wanted, f"{have} of {wanted} pods ready"
 
@@ -67,7 +77,7 @@ def unready(api: Api) -> tuple[int, list[str]]:
     return len(running), lacking
 
 
-def reasons(api: Api, namespace: str, name: str) -> str:
+def reasons(api: Api, kind: str, namespace: str, name: str) -> str:
     """Why pods of a workload lack, in the words of the scheduler or of admission; "" if neither.
 
     Raises ApiError.
@@ -75,7 +85,8 @@ def reasons(api: Api, namespace: str, name: str) -> str:
     told = []
     for pod in api.items("v1", "Pod"):
         metadata = pod["metadata"]
-        if metadata["namespace"] == namespace and metadata["name"].startswith(f"{name}-"):
+        owners = [_workload(owner) for owner in metadata.get("ownerReferences", [])]
+        if metadata["namespace"] == namespace and (kind, name) in owners:
             told += [
                 str(condition["message"])
                 for condition in pod.get("status", {}).get("conditions", [])
@@ -83,9 +94,16 @@ def reasons(api: Api, namespace: str, name: str) -> str:
             ]
     for event in api.items("v1", "Event", fieldSelector="type=Warning,reason=FailedCreate"):
         about = event["involvedObject"]
-        if about["namespace"] == namespace and about["name"].startswith(name):
+        if about["namespace"] == namespace and _workload(about) == (kind, name):
             told.append(str(event["message"]))
     return told[-1] if told else ""
+
+
+def _workload(owner: Object) -> tuple[str, str]:
+    """Kind and name of what declares the pods of an owner: a Deployment has ReplicaSets between."""
+    if owner["kind"] == "ReplicaSet":
+        return "Deployment", owner["name"].rpartition("-")[0]
+    return owner["kind"], owner["name"]
 
 
 def _where(body: Object) -> str:

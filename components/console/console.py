@@ -298,7 +298,7 @@ class Console(Component):
                     enable_service_links=False,
                     security_context=pod_security(UID),
                     topology_spread_constraints=topology_spread(
-                        self._selector, self._config.spread
+                        self._selector, self._config.spread, self._config.replicas
                     ),
                     termination_grace_period_seconds=40,
                     containers=[self._container()],

@@ -69,7 +69,7 @@ def stateful_set(
         selector=k8s.meta.v1.LabelSelectorArgs(match_labels=dict(selector)),
         template=k8s.core.v1.PodTemplateSpecArgs(
             metadata=k8s.meta.v1.ObjectMetaArgs(labels=dict(selector), annotations=annotations),
-            spec=_pod(part, name, image, selector, resources, spread, settings),
+            spec=_pod(part, name, count, image, selector, resources, spread, settings),
         ),
         volume_claim_templates=[claim_template("data", storage)] if storage is not None else None,
     )
@@ -78,6 +78,7 @@ def stateful_set(
 def _pod(
     part: Part,
     name: str,
+    count: int,
     image: Image,
     selector: Mapping[str, str],
     resources: Resources,
@@ -126,7 +127,7 @@ def _pod(
         automount_service_account_token=False,
         enable_service_links=False,
         security_context=pod_security(UID),
-        topology_spread_constraints=topology_spread(selector, spread),
+        topology_spread_constraints=topology_spread(selector, spread, count),
         termination_grace_period_seconds=_GRACE_S[part],
         init_containers=[prepare] if part == "osd" else None,
         containers=[daemon],

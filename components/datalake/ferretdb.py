@@ -230,7 +230,9 @@ class FerretDB(MongodbCluster):
                     automount_service_account_token=False,
                     enable_service_links=False,
                     security_context=pod_security(UID),
-                    topology_spread_constraints=topology_spread(self._selector, config.spread),
+                    topology_spread_constraints=topology_spread(
+                        self._selector, config.spread, config.replicas
+                    ),
                     termination_grace_period_seconds=20,
                     containers=[container],
                     volumes=[

@@ -310,7 +310,9 @@ class Kafka(KafkaCluster):
             automount_service_account_token=False,
             enable_service_links=False,
             security_context=pod_security(UID),
-            topology_spread_constraints=topology_spread(self._selector, config.spread),
+            topology_spread_constraints=topology_spread(
+                self._selector, config.spread, config.brokers
+            ),
             # A broker hands its partitions over before it stops.
             termination_grace_period_seconds=60,
             init_containers=[

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from components.datalake.mongodb_config import AUTH_DATABASE, MongodbConfig, MongodbUser
-from components.model import Image, Resources, Storage, topology
+from components.model import Image, Resources, Storage, topology_spread
 from components.workload import TRUST_CONFIG_MAP
 
 API_VERSION = "mongodbcommunity.mongodb.com/v1"
@@ -79,7 +79,6 @@ def _user(name: str, user: MongodbUser) -> dict[str, Any]:
 
 def _stateful_set(name: str, config: MongodbConfig, images: Mapping[str, Image]) -> dict[str, Any]:
     community = config.replica_set
-    key, required = topology(config.spread)
     return {
         "serviceName": name,
         "template": {
@@ -92,14 +91,9 @@ def _stateful_set(name: str, config: MongodbConfig, images: Mapping[str, Image])
                     "fsGroupChangePolicy": "OnRootMismatch",
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
-                "topologySpreadConstraints": [
-                    {
-                        "maxSkew": 1,
-                        "topologyKey": key,
-                        "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
-                        "labelSelector": {"matchLabels": pod_labels(name)},
-                    }
-                ],
+                "topologySpreadConstraints": topology_spread(
+                    config.spread, pod_labels(name), config.replicas
+                ),
                 "initContainers": [
                     _container(_HOOK, images["hook"], _SMALL),
                     _container(_READINESS, images["readiness"], _SMALL),

@@ -226,7 +226,9 @@ class Pgpool(Component):
                     automount_service_account_token=False,
                     enable_service_links=False,
                     security_context=pod_security(UID),
-                    topology_spread_constraints=topology_spread(self._selector, config.spread),
+                    topology_spread_constraints=topology_spread(
+                        self._selector, config.spread, config.replicas
+                    ),
                     termination_grace_period_seconds=config.drain_s + 45,
                     containers=[self._pool(), *self._exporter()],
                     volumes=self._volumes(),

@@ -8,7 +8,7 @@ from typing import Any
 from components.checks import ExpectedPods
 from components.datalake.ceph_config import CephConfig, S3User
 from components.datalake.rook_config import RookSettings
-from components.model import Image, Resources, topology
+from components.model import Image, Resources, topology_spread
 from components.platform.namespaces import STORAGE
 
 API_VERSION = "ceph.rook.io/v1"
@@ -79,8 +79,16 @@ def cluster_spec(config: CephConfig, image: Image) -> dict[str, Any]:
         },
         "placement": {
             "all": {"nodeAffinity": node_affinity(rook.node_labels)},
-            "mon": {"topologySpreadConstraints": spread(config, selector("mon"))},
-            "mgr": {"topologySpreadConstraints": spread(config, selector("mgr"))},
+            "mon": {
+                "topologySpreadConstraints": topology_spread(
+                    config.spread, selector("mon"), config.monitors
+                )
+            },
+            "mgr": {
+                "topologySpreadConstraints": topology_spread(
+                    config.spread, selector("mgr"), rook.managers
+                )
+            },
         },
         "resources": {part: one.quantities() for part, one in daemons.items()},
         "priorityClassNames": {
@@ -119,24 +127,11 @@ def node_affinity(labels: Mapping[str, str]) -> dict[str, Any]:
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
 
 
-def spread(config: CephConfig, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Pods with these labels apart, as the configuration wants it."""
-    key, required = topology(config.spread)
-    return [
-        {
-            "maxSkew": 1,
-            "topologyKey": key,
-            "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
-            "labelSelector": {"matchLabels": dict(labels)},
-        }
-    ]
-
-
-def placement(config: CephConfig, labels: Mapping[str, str]) -> dict[str, Any]:
-    """On the nodes with disks, and apart."""
+def placement(config: CephConfig, labels: Mapping[str, str], count: int) -> dict[str, Any]:
+    """`count` pods with these labels on the nodes with disks, and apart."""
     return {
         "nodeAffinity": node_affinity(settings(config).node_labels),
-        "topologySpreadConstraints": spread(config, labels),
+        "topologySpreadConstraints": topology_spread(config.spread, labels, count),
     }
 
 
@@ -191,7 +186,7 @@ def store_spec(config: CephConfig, tls: str) -> dict[str, Any]:
             **bundle,
             "instances": config.gateways,
             "resources": config.gateway_resources.quantities(),
-            "placement": placement(config, store_labels()),
+            "placement": placement(config, store_labels(), config.gateways),
             "priorityClassName": "system-cluster-critical",
         },
     }
@@ -213,7 +208,7 @@ def filesystem_spec(config: CephConfig) -> dict[str, Any]:
             "activeCount": rook.metadata_servers,
             "activeStandby": True,
             "resources": rook.metadata_resources.quantities(),
-            "placement": placement(config, filesystem_labels()),
+            "placement": placement(config, filesystem_labels(), 2 * rook.metadata_servers),
             "priorityClassName": "system-cluster-critical",
         },
     }

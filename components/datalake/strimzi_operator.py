@@ -181,7 +181,7 @@ class StrimziOperator(Component):
             automount_service_account_token=True,
             enable_service_links=False,
             security_context=pod_security(UID),
-            topology_spread_constraints=topology_spread(SELECTOR, "prefer"),
+            topology_spread_constraints=topology_spread(SELECTOR, "prefer", self._config.replicas),
             containers=[
                 k8s.core.v1.ContainerArgs(
                     name="operator",

@@ -17,7 +17,7 @@ from components.datalake.kafka_config import (
     KafkaUser,
     Quota,
 )
-from components.model import Resources, Spread, Storage, topology
+from components.model import Resources, Spread, Storage, topology, topology_spread
 
 API_VERSION = "kafka.strimzi.io/v1"
 ADMIN_PORT = 9094
@@ -99,7 +99,6 @@ def pool_annotations(pool: Pool) -> dict[str, str]:
 
 def pool_spec(cluster: str, pool: Pool) -> dict[str, Any]:
     """`.spec` of a `KafkaNodePool`."""
-    key, required = topology(pool.spread)
     volume = {
         "id": 0,
         "type": "persistent-claim",
@@ -121,14 +120,9 @@ def pool_spec(cluster: str, pool: Pool) -> dict[str, Any]:
                 # A broker hands its partitions over before it stops.
                 "terminationGracePeriodSeconds": 120,
                 "enableServiceLinks": False,
-                "topologySpreadConstraints": [
-                    {
-                        "maxSkew": 1,
-                        "topologyKey": key,
-                        "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
-                        "labelSelector": {"matchLabels": pod_labels(cluster, pool.name)},
-                    }
-                ],
+                "topologySpreadConstraints": topology_spread(
+                    pool.spread, pod_labels(cluster, pool.name), pool.count
+                ),
             }
         },
     }

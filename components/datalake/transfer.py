@@ -239,7 +239,7 @@ class Transfer(Component):
                     enable_service_links=False,
                     security_context=pod_security(UID),
                     topology_spread_constraints=topology_spread(
-                        self._selector, self._config.spread
+                        self._selector, self._config.spread, self._config.replicas
                     ),
                     # tusd keeps within 10 s what open requests have brought.
                     termination_grace_period_seconds=30,

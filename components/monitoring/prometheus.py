@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.model import Image, Spread, topology
+from components.model import Image, Spread, topology_spread
 from components.monitoring.alertmanager import pod_security, web_tls
 from components.monitoring.config import PrometheusConfig
 from components.workload import MONITOR_LABELS, TRUST_CONFIG_MAP
@@ -23,7 +23,6 @@ def spec(
 ) -> dict[str, Any]:
     """`.spec` of the `Prometheus`; `alertmanager` is the name of the service in `namespace`."""
     selected = {"matchLabels": dict(MONITOR_LABELS)}
-    key, required = topology(spread)
     storage: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": f"{config.storage.size_gib}Gi"}},
@@ -49,14 +48,7 @@ def spec(
         "storage": {"volumeClaimTemplate": {"spec": storage}},
         "web": web_tls(name),
         "podMetadata": {"labels": {"app.kubernetes.io/part-of": "estate"}},
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": key,
-                "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
-                "labelSelector": {"matchLabels": {"prometheus": name}},
-            }
-        ],
+        "topologySpreadConstraints": topology_spread(spread, {"prometheus": name}, config.replicas),
         # Everything of the estate, in every namespace that the operator watches.
         **{
             f"{kind}{part}": selected if part == "Selector" else {}

@@ -11,8 +11,9 @@ from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from components.datalake.mongodb_config import PORT, VERIFY_DATABASE, VERIFY_USER
+from rehearsal import paths
 from rehearsal.access import Access
-from rehearsal.drills.record import Record, replace_file
+from rehearsal.drills.record import Record
 
 Client = MongoClient[dict[str, Any]]
 _TIMEOUT_MS, _PATIENT_MS = 2000, 40_000
@@ -36,7 +37,7 @@ class MongodbWriter(threading.Thread):
 
     def trust(self, pem: str) -> None:
         """Clients made from now on read it."""
-        replace_file(self._authority, pem)
+        paths.replace(self._authority, pem)
 
     def _client(self, timeout_ms: int = _PATIENT_MS) -> Client:
         return Client(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
@@ -50,13 +49,6 @@ class Record:
             "errors": dict(self.errors.most_common(5)),
             "acks": [(at, lane) for at, _, lane in self.acknowledged],
         }
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file at once: whoever reads it meanwhile sees the old or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def producer(access: Access, record: Record) -> Producer:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from components.authority import named
 from components.datalake import kafka_files
 from components.workload import ISSUER, TRUST_CONFIG_MAP
-from rehearsal import applied
+from rehearsal import applied, paths
 from rehearsal.drills.harness import Drill, Scene, pod_processes
 from rehearsal.errors import EstateError
 from rehearsal.kube import ApiError, Object, ready
@@ -257,9 +257,7 @@ class Rotation:
         applied.forget(rehearsal)
         settings = yaml.safe_load(rehearsal.stack_settings.read_text()) or {}
         settings.setdefault("config", {})[f"estate:{PKI_KEY}"] = pki
-        partial = rehearsal.stack_settings.with_suffix(".partial")
-        partial.write_text(yaml.safe_dump(settings))
-        partial.replace(rehearsal.stack_settings)
+        paths.replace(rehearsal.stack_settings, yaml.safe_dump(settings))
         with (rehearsal.folder / "logs" / "drill-pulumi.log").open("a") as log:
             if not Pulumi(rehearsal, progress=log).up(refresh=False):
                 raise EstateError("pulumi up", what, f"see {log.name}")

@@ -12,8 +12,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from components.datalake.ceph_buckets import client
 from components.datalake.ceph_config import REGION, VERIFY_BUCKET, VERIFY_USER
+from rehearsal import paths
 from rehearsal.access import Access
-from rehearsal.drills.record import Record, replace_file
+from rehearsal.drills.record import Record
 
 _OBJECT = bytes(range(256)) * 256  # 64 KiB
 _SETTLE_S = 60.0
@@ -35,7 +36,7 @@ class S3Writer(threading.Thread):
 
     def trust(self, pem: str) -> None:
         """Connections made from now on read it."""
-        replace_file(self._authority, pem)
+        paths.replace(self._authority, pem)
 
     def run(self) -> None:
         """Write until asked to stop."""

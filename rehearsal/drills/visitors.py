@@ -22,9 +22,9 @@ import psycopg
 from cryptography import x509
 from psycopg import sql
 
-from rehearsal import clients
+from rehearsal import clients, paths
 from rehearsal.access import DRILL_TOPIC, Access
-from rehearsal.drills.record import Record, producer, replace_file
+from rehearsal.drills.record import Record, producer
 
 if TYPE_CHECKING:
     from rehearsal.drills.writers import Writer
@@ -54,7 +54,7 @@ class Visitor(threading.Thread):
     def trust(self, pem: str) -> None:
         """The next visit verifies with these certificates, and no others."""
         self._access = dataclasses.replace(self._access, ca=pem)
-        replace_file(self._folder / "ca.crt", pem)
+        paths.replace(self._folder / "ca.crt", pem)
 
     def run(self) -> None:
         """Visit until asked to stop."""

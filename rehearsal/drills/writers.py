@@ -26,12 +26,12 @@ from paho.mqtt.properties import Properties
 from psycopg import sql
 from pymongo.errors import PyMongoError
 
-from rehearsal import clients
+from rehearsal import clients, paths
 from rehearsal.access import DRILL_TOPIC, Access
 from rehearsal.drills import senders, visitors
 from rehearsal.drills.mongodb_writer import MongodbWriter
 from rehearsal.drills.pipeline_writer import PipelineWriter
-from rehearsal.drills.record import Record, producer, replace_file
+from rehearsal.drills.record import Record, producer
 from rehearsal.drills.s3_writer import S3Writer
 
 _READY_S = 40.0
@@ -82,7 +82,7 @@ class PostgresWriter(threading.Thread):
 
     def trust(self, pem: str) -> None:
         """Connections made from now on read it."""
-        replace_file(self._authority, pem)
+        paths.replace(self._authority, pem)
 
     def start(self) -> None:
         """Make the table, then write."""

@@ -120,7 +120,9 @@ def postgres_refuses(
     assert refusal, f"{host} let {user} in with a wrong password"
     assert "authentication failed" in refusal, f"refused for another reason: {refusal.strip()}"
     try:
-        psycopg.connect(sslmode="disable", password=secret, connect_timeout=CONNECT_S, **login).close()
+        psycopg.connect(
+            sslmode="disable", password=secret, connect_timeout=CONNECT_S, **login
+        ).close()
     except psycopg.OperationalError as error:
         refusal = str(error)
     else:

@@ -64,9 +64,9 @@ def test_a_stand_in_asks_for_what_is_expected() -> None:
 def test_it_is_kept_apart_as_declared() -> None:
     (spread,) = template(pods(spread="require-zones"))["topologySpreadConstraints"]
     assert spread["topologyKey"] == "topology.kubernetes.io/zone"
-    assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule" and spread["minDomains"] == 3
     (spread,) = template(pods())["topologySpreadConstraints"]
-    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway" and "minDomains" not in spread
     rule = template(pods(spread="require", exclusive=True))["affinity"]["podAntiAffinity"]
     (term,) = rule["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["topologyKey"] == "kubernetes.io/hostname"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -87,11 +89,23 @@ def test_an_existing_record_is_kept(rehearsal: Rehearsal) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "one"}', '{"unknown": 1}'])
-def test_a_record_cut_short_counts_as_none(folders: Folders, content: str) -> None:
+def test_a_record_that_says_nothing_is_refused_and_can_be_removed(
+    folders: Folders, content: str
+) -> None:
     file = folders.state / "one" / "rehearsal.json"
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    assert not Rehearsal("one").exists
+    found = Rehearsal("one")
+    for use in (found.required, lambda: found.prepare("node", "", None)):
+        with pytest.raises(EstateError, match=r"rehearsal\.json .*; begin anew: \./estate down"):
+            use()
+    program = file.parent / "kwok" / "etcd"
+    program.parent.mkdir()
+    shutil.copy(shutil.which("sleep") or "", program)
+    process = subprocess.Popen([program, "60"])
+    found.destroy()
+    assert process.wait(5) == -signal.SIGKILL
+    assert not file.parent.exists()
 
 
 @pytest.mark.parametrize("name", ["", "Two", "-a", "a" * 17, "../x", "a b", "rehearse-" + "a" * 17])

@@ -343,3 +343,53 @@ def test_no_pods_at_all_is_not_ready() -> None:
     assert (row.state, row.detail) == ("failed", "no pods")
     (row,) = verify.ready_rows(cast(Api, Cluster(Pod=[pod("good")])))
     assert (row.state, row.detail) == ("passed", "1 pods")
+
+
+@pytest.mark.parametrize(
+    ("desired", "have", "complete"), [(2, 2, True), (2, 1, False), (0, 0, False)]
+)
+def test_a_daemon_set_wants_a_pod_on_some_node_and_all_ready(
+    desired: int, have: int, complete: bool
+) -> None:
+    status = {"desiredNumberScheduled": desired, "numberReady": have}
+    agent = {"metadata": {"name": "agent", "namespace": "lake"}, "spec": {}, "status": status}
+    (one,) = workloads.workloads(cast(Api, Cluster(DaemonSet=[agent])))
+    assert (one.complete, one.detail) == (complete, f"{have} of {desired} pods ready")
+
+
+def test_reasons_are_those_of_its_own_pods() -> None:
+    def unplaced(kind: str, owner: str, why: str) -> Object:
+        metadata = {
+            "name": f"{owner}-x",
+            "namespace": "lake",
+            "ownerReferences": [{"kind": kind, "name": owner}],
+        }
+        condition = {"type": "PodScheduled", "status": "False", "message": why}
+        return {"metadata": metadata, "status": {"conditions": [condition]}}
+
+    def refused(kind: str, owner: str, why: str) -> Object:
+        about = {"kind": kind, "name": owner, "namespace": "lake"}
+        return {"involvedObject": about, "message": why}
+
+    api = cast(
+        Api,
+        Cluster(
+            Pod=[
+                unplaced("ReplicaSet", "pool-6f9c", "no node"),
+                unplaced("StatefulSet", "pool-db", "no zone"),
+            ],
+            Event=[refused("StatefulSet", "pool", "quota"), refused("Job", "pool-db", "policy")],
+        ),
+    )
+    assert workloads.reasons(api, "Deployment", "lake", "pool") == "no node"
+    assert workloads.reasons(api, "StatefulSet", "lake", "pool-db") == "no zone"
+    assert workloads.reasons(api, "StatefulSet", "lake", "pool") == "quota"
+    assert workloads.reasons(api, "Job", "lake", "pool") == ""
+
+
+def test_an_interrupted_wait_does_not_wait_for_the_estate_to_settle() -> None:
+    over = threading.Event()
+    over.set()
+    began = time.monotonic()
+    (row,) = verify.ready_rows(cast(Api, Cluster()), 60.0, over)
+    assert row.state == "failed" and time.monotonic() - began < 30
