@@ -262,7 +262,7 @@ def restore(
     ] = False,
 ) -> None:
     """Bring a backup into a rehearsal, and compare every row, message and object."""
-    paths.check_name(to)
+    paths.check_name(to, "--to")
     _call("rehearsal.backup.commands:restore", to, from_, replace)
 
 

@@ -60,15 +60,15 @@ def data() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share") / "estate"
 
 
-def check_name(name: str) -> str:
-    """Return `name` if a rehearsal may be called so.
+def check_name(name: str, option: str = "--name") -> str:
+    """Return `name`, the value of `option`, if a rehearsal may be called so.
 
     It becomes part of host names, folders and the paths of Unix sockets (108 bytes at most), hence
     the few characters and the short length.
     """
     if not NAME_PATTERN.fullmatch(name.removeprefix(REHEARSE)):
         raise UsageError(
-            "--name",
+            option,
             repr(name),
             "use 1 to 16 of a-z, 0-9 and '-', starting with a letter, such as 'local'",
         )

@@ -286,4 +286,6 @@ def preview(name: str, args: Sequence[str]) -> int:
     rehearsal.is_of(LOCAL)
     environment = _environment().with_profiles(rehearsal.required().profiles)
     rehearsal.keeps(immutable_keys(environment))
+    if stopped := rehearsal.stopped():
+        raise EstateError(f"process {stopped[0]}", "is stopped", f"run: {rehearsal.up_command}")
     return Pulumi(rehearsal).preview(args)
