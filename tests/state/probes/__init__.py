@@ -79,7 +79,6 @@ class ProbeContext:
         self.tmp = tmp
         self.api = api if api is not None else api_client()
         self.core = client.CoreV1Api(self.api)
-        self.apps = client.AppsV1Api(self.api)
         self.custom = client.CustomObjectsApi(self.api)
 
     def secret(self, ref: Mapping[str, str]) -> bytes:
