@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.state.probes import ProbeContext, api_client, find, run_check
+from tests.state.probes import api_client, find, run_check
 
 
 def main() -> None:
@@ -24,9 +24,6 @@ def main() -> None:
     for name in sys.argv[1:]:
         find(name)
     api = api_client()
-    # The client imports an API's module at its first use, this one in two thirds of a second: it is
-    # spent before the first question, when whoever asks is busy too.
-    ProbeContext(Path(), api)
     folder = Path(os.environ["TMPDIR"])
     writing = threading.Lock()
 

@@ -112,8 +112,8 @@ def wrong_key(
 @probe("ceph_healthy")
 def healthy(ctx: ProbeContext, *, namespace: str, selector: str, port: int, osds: int) -> str:
     """The manager's metrics: health, OSDs up and in, placement groups active and clean."""
-    pods = ctx.core.list_namespaced_pod(namespace, label_selector=selector).to_dict()["items"]
-    addresses = [pod["status"]["pod_ip"] for pod in pods if pod["status"]["pod_ip"]]
+    statuses = [pod["status"] for pod in ctx.pods(namespace, selector)]
+    addresses = [status["podIP"] for status in statuses if "podIP" in status]
     assert addresses, f"no pod of {selector} runs"
     found = metrics(f"http://{addresses[0]}:{port}/metrics")
     assert "ceph_health_status" in found, "the manager does not know the cluster's health"
@@ -154,7 +154,7 @@ def declared(
     owners: Mapping[str, Secret],
 ) -> str:
     """Every declared bucket is there, with its policy, versioning and lifecycle."""
-    data = ctx.core.read_namespaced_config_map(config_map, namespace).data or {}
+    data = ctx.config_map(namespace, config_map)
     buckets: list[dict[str, Any]] = json.loads(data["declaration.json"])["buckets"]
     file = _ca(ctx, ca)
     clients = {

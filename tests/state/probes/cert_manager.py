@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -35,35 +34,33 @@ def issue(ctx: ProbeContext, *, namespace: str, issuer: str, trust: str) -> str:
             "issuerRef": {"name": issuer, "kind": "ClusterIssuer", "group": GROUP},
         },
     }
+    certificates = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
     began = time.monotonic()
     try:
-        ctx.custom.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, body)
-        _ready(ctx, namespace, name)
+        ctx.call("POST", certificates, body)
+        _ready(ctx, f"{certificates}/{name}")
         took = time.monotonic() - began
         leaf = x509.load_pem_x509_certificate(
             ctx.secret({"namespace": namespace, "secret": name, "key": "tls.crt"})
         )
-        data = ctx.core.read_namespaced_config_map(trust, namespace).data or {}
+        data = ctx.config_map(namespace, trust)
         reasons = [_refusal(leaf, authority) for authority in _bundle(data.get("ca.crt", ""))]
         assert not all(reasons), f"the certificate does not verify against {trust}: {reasons}"
     except ApiException as error:
         raise AssertionError(f"certificate {namespace}/{name}: {_reason(error)}") from None
     finally:
         with suppress(ApiException):
-            ctx.custom.delete_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name)
+            ctx.call("DELETE", f"{certificates}/{name}")
         with suppress(ApiException):
-            ctx.core.delete_namespaced_secret(name, namespace)
+            ctx.call("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}")
     return f"issued and verified in {took * 1000:.0f} ms"
 
 
-def _ready(ctx: ProbeContext, namespace: str, name: str) -> None:
+def _ready(ctx: ProbeContext, certificate: str) -> None:
     end = time.monotonic() + TIMEOUT_S
     message = "no condition"
     while time.monotonic() < end:
-        found = cast(
-            dict[str, Any],
-            ctx.custom.get_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name),
-        )
+        found = ctx.call("GET", certificate)
         for condition in found.get("status", {}).get("conditions", []):
             if condition["type"] == "Ready":
                 message = condition.get("message", "")
@@ -84,10 +81,7 @@ def trusted(
     """The ConfigMap of every namespace holds the certificates of all generations, and no other."""
     expected = _fingerprints([one for ref in ca for one in _bundle(ctx.secret(ref).decode())])
     for namespace in namespaces:
-        try:
-            data = ctx.core.read_namespaced_config_map(trust, namespace).data or {}
-        except ApiException as error:
-            raise AssertionError(f"config map {namespace}/{trust}: {_reason(error)}") from None
+        data = ctx.config_map(namespace, trust)
         found = _fingerprints(_bundle(data.get("ca.crt", "")))
         assert found == expected, (
             f"namespace {namespace} trusts {found or 'no certificate'}, the authority is {expected}"

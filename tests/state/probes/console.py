@@ -165,12 +165,11 @@ def replicas(
     replicas: int,
 ) -> str:
     """Each replica answers under the service's name, by its own address."""
-    pods = ctx.core.list_namespaced_pod(namespace, label_selector=selector).to_dict()["items"]
-    running = [pod for pod in pods if pod["metadata"]["deletion_timestamp"] is None]
+    running = ctx.pods(namespace, selector)
     assert len(running) == replicas, f"{len(running)} pods, not {replicas}"
     made = tokens.issue(ctx.secret(key), "verify-replicas", "viewer")
     for pod in running:
-        door = _Door(ctx, url, ca, pod["status"]["pod_ip"])
+        door = _Door(ctx, url, ca, pod["status"]["podIP"])
         status, _ = door.ask("GET", "/api/v1/whoami", made)
         assert status == 200, f"{pod['metadata']['name']}: {status}"
     return f"{len(running)} replicas answer"

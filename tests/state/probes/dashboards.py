@@ -86,8 +86,10 @@ def _stored(
     bodies = [
         json.loads(text)
         for namespace in namespaces
-        for item in ctx.core.list_namespaced_config_map(namespace, label_selector=selector).items
-        for text in (item.data or {}).values()
+        for item in ctx.call(
+            "GET", f"/api/v1/namespaces/{namespace}/configmaps", labelSelector=selector
+        )["items"]
+        for text in (item.get("data") or {}).values()
     ]
     return {body["uid"]: body for body in bodies}
 

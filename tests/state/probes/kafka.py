@@ -211,7 +211,7 @@ def declared(
     config_map: str,
 ) -> str:
     """Topics (partitions, factor, configs), users and ACLs equal the declaration."""
-    data = ctx.core.read_namespaced_config_map(config_map, namespace).data or {}
+    data = ctx.config_map(namespace, config_map)
     declaration = json.loads(data["declaration.json"])
     client = _administrator(ctx, bootstrap, ca, certificate, key)
     problems = [

@@ -210,18 +210,13 @@ def mongodb_replicas(
     replicas: int,
 ) -> str:
     """What one replica acknowledges to all, in a collection that it has just made, others have."""
-    core: Any = ctx.core
-    pods = [
-        pod
-        for pod in core.list_namespaced_pod(namespace, label_selector=selector).items
-        if pod.metadata.deletion_timestamp is None and pod.status.pod_ip
-    ]
+    pods = [pod for pod in ctx.pods(namespace, selector) if "podIP" in pod["status"]]
     assert len(pods) == replicas, f"{len(pods)} of {replicas} replicas of {selector} exist"
     login = (username, ctx.secret(password).decode())
     # A pod's address is in no certificate; that one is of the estate's CA is verified.
     direct: dict[str, Any] = {"directConnection": True, "tlsAllowInvalidHostnames": True}
     clients = {
-        pod.metadata.name: _client(ctx, ca, pod.status.pod_ip, port, login, **direct)
+        pod["metadata"]["name"]: _client(ctx, ca, pod["status"]["podIP"], port, login, **direct)
         for pod in pods
     }
     try:

@@ -44,10 +44,8 @@ def _declared(
 ) -> Iterator[dict[str, Any]]:
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     for namespace in namespaces:
-        found: Any = ctx.custom.list_namespaced_custom_object(
-            GROUP, VERSION, namespace, plural, label_selector=selector
-        )
-        yield from found["items"]
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{plural}"
+        yield from ctx.call("GET", path, labelSelector=selector)["items"]
 
 
 @probe("prometheus_targets")

@@ -112,15 +112,14 @@ def _running(ctx: ProbeContext, flows: Iterable[Flow]) -> dict[tuple[str, str], 
     }
     for key, end in ends.items():
         selector = ",".join(f"{label}={value}" for label, value in end.selector.items())
-        listed = ctx.core.list_namespaced_pod(end.namespace, label_selector=selector).to_dict()
         found[key] = [
             Pod(
                 f"{end.namespace}/{pod['metadata']['name']}",
                 pod["metadata"]["uid"],
-                pod["status"]["pod_ip"],
+                pod["status"]["podIP"],
             )
-            for pod in listed["items"]
-            if pod["status"]["phase"] == "Running" and not pod["metadata"]["deletion_timestamp"]
+            for pod in ctx.pods(end.namespace, selector)
+            if pod["status"]["phase"] == "Running"
         ]
         assert found[key] or not end.lasting, f"no pod of {end.namespace}/{end.name} runs"
     return found

@@ -185,19 +185,14 @@ def pgpool_nodes(
     replicas: int,
 ) -> str:
     """Every replica, asked at its own address, has both backends up and serves a session."""
-    core: Any = ctx.core
-    pods = [
-        pod
-        for pod in core.list_namespaced_pod(namespace, label_selector=selector).items
-        if pod.metadata.deletion_timestamp is None and pod.status.pod_ip
-    ]
+    pods = [pod for pod in ctx.pods(namespace, selector) if "podIP" in pod["status"]]
     assert len(pods) == replicas, f"{len(pods)} of {replicas} replicas of {selector} exist"
     for pod in pods:
         with _session(
             ctx,
             ca,
             verify=host,
-            host=pod.status.pod_ip,
+            host=pod["status"]["podIP"],
             port=port,
             dbname=database,
             user=user,
@@ -208,7 +203,7 @@ def pgpool_nodes(
             nodes = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
             session.execute("SELECT 1")
         found = {node["role"]: node["status"] for node in nodes}
-        assert found == {"primary": "up", "standby": "up"}, f"{pod.metadata.name}: {found}"
+        assert found == {"primary": "up", "standby": "up"}, f"{pod['metadata']['name']}: {found}"
     return f"{replicas} replicas, primary and standbys up"
 
 

@@ -209,11 +209,8 @@ def replicas(
     port: int,
 ) -> str:
     """Ask the proxy and the tusd of each pod by the pod's own address."""
-    found = ctx.core.list_namespaced_pod(namespace, label_selector=selector).items
     pods = {
-        pod.metadata.name: pod.status.pod_ip if pod.status else None
-        for pod in found
-        if pod.metadata and pod.metadata.deletion_timestamp is None
+        pod["metadata"]["name"]: pod["status"].get("podIP") for pod in ctx.pods(namespace, selector)
     }
     assert len(pods) == replicas, f"{len(pods)} of {replicas} replicas"
     door = _door(ctx, url, ca, key)
