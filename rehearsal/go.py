@@ -47,7 +47,12 @@ def say_version(command: list[str]) -> Version | None:
 
 def minimum() -> str:
     """The oldest Go that builds every tool."""
-    return str(tomllib.loads((HERE / "tools.toml").read_text())["go"]["minimum"])
+    return _minimum((HERE / "tools.toml").read_text())
+
+
+@functools.cache
+def _minimum(text: str) -> str:
+    return str(tomllib.loads(text)["go"]["minimum"])
 
 
 def on_path() -> tuple[Path, str] | None:
