@@ -236,7 +236,7 @@ class Storage(Model):
 
 Spread = Literal["prefer", "require", "require-zones"]
 """How replicas are kept apart: on different nodes if it can be (`prefer`: one node will do), on
-different nodes, or in different zones."""
+different nodes, or in different zones. Three replicas or more want three nodes, or zones."""
 
 
 def topology(spread: Spread) -> tuple[str, bool]:
