@@ -13,6 +13,7 @@ from pathlib import Path
 from rehearsal.errors import EstateError, UsageError
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
+_PLAIN = re.compile(r"[\w./@+=~-]+")
 REHEARSE = "rehearse-"
 """Before the name of an environment: the rehearsal that `rehearse` makes of it."""
 
@@ -45,8 +46,14 @@ def state_root() -> Path:
     """Return the folder with one folder per rehearsal."""
     own = os.environ.get("ESTATE_STATE")
     if own:
-        return Path(own).expanduser().absolute()
-    return _xdg("XDG_STATE_HOME", ".local/state") / "estate"
+        folder = Path(own).expanduser().absolute()
+    else:
+        folder = _xdg("XDG_STATE_HOME", ".local/state") / "estate"
+    if not _PLAIN.fullmatch(str(folder)):
+        # kwokctl cuts a path at a blank, and Pulumi's is part of a URL.
+        way_out = "set ESTATE_STATE to a folder whose path has only letters, digits and ./@+=~_-"
+        raise UsageError("state folder", repr(str(folder)), way_out)
+    return folder
 
 
 def data() -> Path:

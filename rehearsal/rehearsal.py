@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import psutil
 import yaml
@@ -438,7 +437,7 @@ class Rehearsal:
             "PULUMI_HOME": str(folder / "pulumi" / "home"),
             # A file replaces the last one whole, but the metadata that go-cloud keeps beside it is
             # written in place: killed at that, Pulumi could read its state no more.
-            "PULUMI_BACKEND_URL": f"file://{quote(str(folder / 'pulumi' / 'state'))}?metadata=skip",
+            "PULUMI_BACKEND_URL": f"file://{folder / 'pulumi' / 'state'}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "pulumi" / "passphrase"),
             # Pulumi takes any option from the environment by this name.
             "PULUMI_OPTION_CONFIG_FILE": str(self.stack_settings),

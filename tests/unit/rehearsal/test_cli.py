@@ -159,6 +159,15 @@ def test_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         paths.state("../a")
 
 
+@pytest.mark.parametrize("folder", ["/a b", "/a#b", "/a?b", "/a%20b", "/a\nb", "/a'b"])
+def test_a_state_folder_that_programs_cut_is_refused(
+    monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setenv("ESTATE_STATE", folder)
+    with pytest.raises(UsageError, match="state folder: .*; set ESTATE_STATE to a folder whose"):
+        paths.state("local")
+
+
 def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("ESTATE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
