@@ -164,7 +164,7 @@ def test_a_state_folder_that_programs_cut_is_refused(
     monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     monkeypatch.setenv("ESTATE_STATE", folder)
-    with pytest.raises(UsageError, match="state folder: .*; set ESTATE_STATE to a folder whose"):
+    with pytest.raises(UsageError, match=r"state folder: .*; set ESTATE_STATE to a folder whose"):
         paths.state("local")
 
 
