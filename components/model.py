@@ -217,11 +217,14 @@ class Resources(Model):
 
 
 def together(*containers: Resources) -> Resources:
-    """What a pod of these containers asks for; without a limit of CPU."""
+    """What a pod of these containers asks for; one without a limit of CPU leaves it without one."""
+    limits = [one.cpu_limit_m for one in containers]
     return Resources(
         cpu_request_m=sum(one.cpu_request_m for one in containers),
+        cpu_limit_m=None if None in limits else sum(filter(None, limits)),
         memory_request_mib=sum(one.memory_request_mib for one in containers),
         memory_limit_mib=sum(one.memory_limit_mib for one in containers),
+        gpus=sum(one.gpus for one in containers),
     )
 
 

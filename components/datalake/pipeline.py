@@ -32,7 +32,7 @@ from components.datalake.pipeline_rules import pipeline_rules
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import PORT as POSTGRES_PORT
 from components.flows import Flow, Pods, asks_api, scraped
-from components.model import Image, Resources
+from components.model import Image, Resources, together
 from components.workload import (
     Component,
     certificate,
@@ -320,8 +320,4 @@ def _together(config: PipelineConfig) -> Resources:
         *(config.proxy_resources, config.web_resources, config.daemon_resources),
         *(config.code_resources, config.metrics_resources),
     )
-    return Resources(
-        cpu_request_m=sum(part.cpu_request_m for part in parts),
-        memory_request_mib=sum(part.memory_request_mib for part in parts),
-        memory_limit_mib=sum(part.memory_limit_mib for part in parts),
-    )
+    return together(*parts)

@@ -18,7 +18,7 @@ from components.dashboards import operator_dashboard
 from components.datalake.cloudnative_pg import relocate
 from components.datalake.rook_config import RookConfig
 from components.flows import Pods, asks_api, scraped
-from components.model import Images, Resources
+from components.model import Images, Resources, together
 from components.platform.namespaces import STORAGE
 from components.platform.release import Object, annotate, apply_release
 from components.workload import Component, alert, pod_monitor, prometheus_rule, waive
@@ -82,7 +82,7 @@ class RookOperator(Component):
         for driver in DRIVERS:
             pods = provisioner(driver)
             containers = [config.driver_resources, *[config.sidecar_resources] * len(_SIDECARS)]
-            self.expected_pods.append(_expected(pods, config.provisioners, together(containers)))
+            self.expected_pods.append(_expected(pods, config.provisioners, together(*containers)))
             self.flows.append(asks_api(pods))
         if monitors is not None:
             self.flows.append(scraped(PODS, PORT))
@@ -204,15 +204,6 @@ def _harden(pod: dict[str, Any], config: RookConfig, images: Images) -> None:
     for variable in container["env"]:
         if variable["name"] == "ROOK_CURRENT_NAMESPACE_ONLY":
             variable["value"] = "true"
-
-
-def together(containers: Sequence[Resources]) -> Resources:
-    """What a pod of several containers asks for."""
-    return Resources(
-        cpu_request_m=sum(one.cpu_request_m for one in containers),
-        memory_request_mib=sum(one.memory_request_mib for one in containers),
-        memory_limit_mib=sum(one.memory_limit_mib for one in containers),
-    )
 
 
 def _expected(pods: Pods, count: int, resources: Resources) -> ExpectedPods:

@@ -21,7 +21,7 @@ from components.datalake.kafka_config import ADMIN_PRINCIPAL, VERIFY_USER, Kafka
 from components.datalake.kafka_dashboard import kafka_dashboard
 from components.datalake.kafka_monitoring import monitor
 from components.flows import Flow, Pods, asks_api, scraped
-from components.model import Resources
+from components.model import together
 from components.workload import (
     certificate,
     disruption_budget,
@@ -282,7 +282,7 @@ class StrimziKafka(KafkaCluster):
             for pool in spec.pools(self._config)
         ]
         programs = {
-            "entity-operator": _together(operated.topic_operator, operated.user_operator),
+            "entity-operator": together(operated.topic_operator, operated.user_operator),
             "cruise-control": operated.cruise_control,
         }
         return pools + [
@@ -295,14 +295,3 @@ class StrimziKafka(KafkaCluster):
             )
             for program, resources in programs.items()
         ]
-
-
-def _together(*containers: Resources) -> Resources:
-    """What a pod of several containers asks for."""
-    limits = [one.cpu_limit_m for one in containers]
-    return Resources(
-        cpu_request_m=sum(one.cpu_request_m for one in containers),
-        cpu_limit_m=None if None in limits else sum(filter(None, limits)),
-        memory_request_mib=sum(one.memory_request_mib for one in containers),
-        memory_limit_mib=sum(one.memory_limit_mib for one in containers),
-    )

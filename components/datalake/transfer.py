@@ -30,7 +30,7 @@ from components.datalake.transfer_config import (
 from components.datalake.transfer_dashboard import transfer_dashboard
 from components.datalake.transfer_rules import transfer_rules
 from components.flows import Flow, Pods, scraped
-from components.model import Image, Resources
+from components.model import Image, Resources, together
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
@@ -395,8 +395,4 @@ def _health(port: int, path: str, *, period_s: int, failures: int = 3) -> k8s.co
 def _together(config: TransferConfig) -> Resources:
     """What one pod asks for."""
     parts = (config.proxy_resources, config.tusd_resources, config.resources)
-    return Resources(
-        cpu_request_m=sum(part.cpu_request_m for part in parts),
-        memory_request_mib=sum(part.memory_request_mib for part in parts),
-        memory_limit_mib=sum(part.memory_limit_mib for part in parts),
-    )
+    return together(*parts)
