@@ -329,10 +329,10 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else int(done.code is not None)
         if code == 130:
-            _complain("interrupted; run the same command again, it goes on from there")
+            _complain("interrupted; run the same command again")
         return code
     except KeyboardInterrupt:
-        _complain("interrupted; run the same command again, it goes on from there")
+        _complain("interrupted; run the same command again")
         return 130
     except EstateError as error:
         _complain(str(error))
