@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,24 +243,24 @@ def test_every_check_is_proven_able_to_fail(up: Estate) -> None:
 
 def test_a_second_rehearsal_killed_as_it_comes_up_converges_beside_the_first(up: Estate) -> None:
     second = replace(up, name="second")
-    fresh = second.start("up")
-    try:
+    with ExitStack() as after:
+        after.callback(second, "down")
+        fresh = second.start("up")
+        after.callback(fresh.kill)
         assert wait_for(lambda: _deploying(second), 400), "nothing was deployed"
         fresh.kill()
         fresh.wait(10)
         second("up", seconds=900)
         for one in (up, second):
-            one.settles(120)
+            one.settles(300)
         assert second.folder != up.folder
         # Also `down` ends what a killed `up` left running: Pulumi, which has something to put back.
         second.kubectl("delete", "poddisruptionbudgets", "--all", "-n", "datalake")
         again = second.start("up")
-        assert wait_for(lambda: second.runs("pulumi"), 60), "no pulumi was started"
+        after.callback(again.kill)
+        assert wait_for(lambda: second.runs("pulumi"), 240), "no pulumi was started"
         again.kill()
-    finally:
-        fresh.kill()
-        second("down")
-    up.settles(60)
+    up.settles(180)
 
 
 def _deploying(estate: Estate) -> bool:
