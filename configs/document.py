@@ -66,17 +66,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             ]
         )
     config = document.get("config")
-    values = config.get(CONFIG_KEY) if isinstance(config, dict) else None
-    if values is None and isinstance(config, dict):
-        near = difflib.get_close_matches(CONFIG_KEY, config, n=1)
-        if near:
-            raise ConfigError(f"{short}: config.{near[0]}: unknown key; did you mean {CONFIG_KEY}?")
+    if not isinstance(config, dict):
+        config = {}
+    values = config.get(CONFIG_KEY)
+    if values is None and (near := difflib.get_close_matches(CONFIG_KEY, config, n=1)):
+        raise ConfigError(f"{short}: config.{near[0]}: unknown key; did you mean {CONFIG_KEY}?")
     if not isinstance(values, dict):
         raise ConfigError(
             f"{short}: config.{CONFIG_KEY}: {problems.shown(values, hidden=True)} is not allowed: "
             "a mapping is required"
         )
-    return values, {key: value for key, value in (config or {}).items() if key != CONFIG_KEY}
+    return values, {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 
 def refuse_impossible(origin: str, values: Mapping[str, Any]) -> None:
