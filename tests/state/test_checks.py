@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.state.probes import Result, api_client, read_checks, run_check
+from tests.state.probes import Result, api, read_checks, run_check
 
 CHECKS = read_checks(Path(os.environ["ESTATE_CHECKS"]))
 SETTLE_S = float(os.environ.get("ESTATE_SETTLE", "0"))
@@ -26,7 +26,7 @@ class Asking:
     """All checks at once, each tried again until it is green or the time is over."""
 
     def __init__(self, checks: list[dict[str, Any]], folder: Path) -> None:
-        self._api = api_client()
+        self._api = api()
         self._folder = folder
         self._deadline = time.monotonic() + SETTLE_S
         self._red = {check["id"]: "no answer yet" for check in checks}

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 import testinfra
-from kubernetes import client
-
-from tests.state.probes import api_client
+from kubernetes import client, config
 
 # One shell per container, because each exec costs the API server and the node some work. Only
 # builtins and what /proc gives: small images have neither ps nor ss nor stat.
@@ -128,7 +126,7 @@ def _runtime_uid(pod: Any, name: str) -> int | None:
 @pytest.fixture(scope="module")
 def containers() -> list[Container]:
     # Any: the client's types say that every field may be None, though a listed pod has them.
-    core: Any = client.CoreV1Api(api_client())
+    core: Any = client.CoreV1Api(config.new_client_from_config())  # type: ignore[no-untyped-call]
     estate = "app.kubernetes.io/part-of=estate"
     chosen: dict[tuple[str, ...], tuple[Any, Any]] = {}
     for space in core.list_namespace(label_selector=estate).items:

@@ -12,6 +12,7 @@ import base64
 import functools
 import importlib
 import json
+import os
 import re
 import threading
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from kubernetes import client, config
+from rehearsal.kube import Api, ApiError
 
 Probe = Callable[..., str]
 _P = TypeVar("_P", bound=Probe)
@@ -63,44 +64,23 @@ def modules() -> dict[str, str]:
     }
 
 
-def api_client() -> client.ApiClient:
-    """A client of the API that KUBECONFIG leads to."""
-    made = config.new_client_from_config()  # type: ignore[no-untyped-call]
-    assert isinstance(made, client.ApiClient)
-    return made
+def api() -> Api:
+    """The API that KUBECONFIG leads to."""
+    return Api(Path(os.environ["KUBECONFIG"]))
 
 
 class ProbeContext:
     """What a probe may use: the Kubernetes API, secrets by reference, a folder of its own."""
 
-    def __init__(self, tmp: Path, api: client.ApiClient | None = None) -> None:
-        """`tmp` is an empty folder that goes after the probe; KUBECONFIG leads to the API."""
+    def __init__(self, tmp: Path, api: Api) -> None:
+        """`tmp` is an empty folder that goes after the probe."""
         self.tmp = tmp
-        self.api = api if api is not None else api_client()
-
-    def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        """One request of the Kubernetes API; its JSON. Raises client.ApiException.
-
-        The client's classes of kinds would do the same, but take a second of a CPU to import.
-        """
-        parts = self.api.param_serialize(
-            method,
-            path,
-            query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        answer = self.api.call_api(*parts)
-        said = (answer.read() or b"").decode()  # type: ignore[no-untyped-call]
-        if not 200 <= answer.status <= 299:
-            raise client.ApiException.from_response(http_resp=answer, body=said, data=None)
-        return json.loads(said)
+        self.api = api
 
     def pods(self, namespace: str, selector: str) -> list[dict[str, Any]]:
         """The pods of a label selector that are not about to go."""
         path = f"/api/v1/namespaces/{namespace}/pods"
-        found = self.call("GET", path, labelSelector=selector)["items"]
+        found = self.api.request("GET", path, query={"labelSelector": selector})["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def config_map(self, namespace: str, name: str) -> dict[str, str]:
@@ -116,9 +96,9 @@ class ProbeContext:
 
     def _data(self, plural: str, namespace: str, name: str) -> dict[str, str]:
         try:
-            found = self.call("GET", f"/api/v1/namespaces/{namespace}/{plural}/{name}")
-        except client.ApiException as error:
-            raise AssertionError(f"{plural[:-1]} {namespace}/{name}: {error.reason}") from None
+            found = self.api.request("GET", f"/api/v1/namespaces/{namespace}/{plural}/{name}")
+        except ApiError as error:
+            raise AssertionError(f"{plural[:-1]} {namespace}/{name}: {error}") from None
         data: dict[str, str] = found.get("data") or {}
         return data
 
@@ -140,7 +120,7 @@ class Result:
 def run_check(
     check: Mapping[str, Any],
     folder: Path,
-    api: client.ApiClient | None = None,
+    api: Api,
     timeout_s: float = TIMEOUT_S,
 ) -> Result:
     """Ask one check once; never raises, a probe that hangs is left behind and counts as red."""
@@ -155,7 +135,7 @@ def run_check(
     return Result(check["id"], ok, detail, round((time.monotonic() - began) * 1000))
 
 
-def _ask(check: Mapping[str, Any], folder: Path, api: client.ApiClient | None) -> tuple[bool, str]:
+def _ask(check: Mapping[str, Any], folder: Path, api: Api) -> tuple[bool, str]:
     name = check["probe"]
     try:
         asked = find(name)

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.state.probes import api_client, find, run_check
+from tests.state.probes import api, find, run_check
 
 
 def main() -> None:
@@ -23,12 +23,12 @@ def main() -> None:
     os.dup2(2, 1)
     for name in sys.argv[1:]:
         find(name)
-    api = api_client()
+    kubernetes = api()
     folder = Path(os.environ["TMPDIR"])
     writing = threading.Lock()
 
     def answer(request: dict[str, Any]) -> None:
-        result = run_check(request["check"], folder, api, request["timeout_s"])
+        result = run_check(request["check"], folder, kubernetes, request["timeout_s"])
         with writing:
             print(json.dumps({"n": request["n"], **result.json_object()}), file=answers, flush=True)
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from kubernetes.client import ApiException
 
+from rehearsal.kube import ApiError
 from tests.state.probes import ProbeContext, probe
 
 GROUP, VERSION, PLURAL = "cert-manager.io", "v1", "certificates"
@@ -37,7 +37,7 @@ def issue(ctx: ProbeContext, *, namespace: str, issuer: str, trust: str) -> str:
     certificates = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
     began = time.monotonic()
     try:
-        ctx.call("POST", certificates, body)
+        ctx.api.request("POST", certificates, body)
         _ready(ctx, f"{certificates}/{name}")
         took = time.monotonic() - began
         leaf = x509.load_pem_x509_certificate(
@@ -46,13 +46,13 @@ def issue(ctx: ProbeContext, *, namespace: str, issuer: str, trust: str) -> str:
         data = ctx.config_map(namespace, trust)
         reasons = [_refusal(leaf, authority) for authority in _bundle(data.get("ca.crt", ""))]
         assert not all(reasons), f"the certificate does not verify against {trust}: {reasons}"
-    except ApiException as error:
-        raise AssertionError(f"certificate {namespace}/{name}: {_reason(error)}") from None
+    except ApiError as error:
+        raise AssertionError(f"certificate {namespace}/{name}: {error}") from None
     finally:
-        with suppress(ApiException):
-            ctx.call("DELETE", f"{certificates}/{name}")
-        with suppress(ApiException):
-            ctx.call("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        with suppress(ApiError):
+            ctx.api.request("DELETE", f"{certificates}/{name}")
+        with suppress(ApiError):
+            ctx.api.request("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}")
     return f"issued and verified in {took * 1000:.0f} ms"
 
 
@@ -60,7 +60,7 @@ def _ready(ctx: ProbeContext, certificate: str) -> None:
     end = time.monotonic() + TIMEOUT_S
     message = "no condition"
     while time.monotonic() < end:
-        found = ctx.call("GET", certificate)
+        found = ctx.api.request("GET", certificate)
         for condition in found.get("status", {}).get("conditions", []):
             if condition["type"] == "Ready":
                 message = condition.get("message", "")
@@ -68,10 +68,6 @@ def _ready(ctx: ProbeContext, certificate: str) -> None:
                     return
         time.sleep(0.2)
     raise AssertionError(f"certificate not ready after {TIMEOUT_S:.0f} s: {message}")
-
-
-def _reason(error: ApiException) -> str:
-    return f"{error.status} {error.reason}"
 
 
 @probe("pki_trust")

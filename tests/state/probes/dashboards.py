@@ -86,8 +86,10 @@ def _stored(
     bodies = [
         json.loads(text)
         for namespace in namespaces
-        for item in ctx.call(
-            "GET", f"/api/v1/namespaces/{namespace}/configmaps", labelSelector=selector
+        for item in ctx.api.request(
+            "GET",
+            f"/api/v1/namespaces/{namespace}/configmaps",
+            query={"labelSelector": selector},
         )["items"]
         for text in (item.get("data") or {}).values()
     ]

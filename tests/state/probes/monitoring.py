@@ -45,7 +45,7 @@ def _declared(
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     for namespace in namespaces:
         path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{plural}"
-        yield from ctx.call("GET", path, labelSelector=selector)["items"]
+        yield from ctx.api.request("GET", path, query={"labelSelector": selector})["items"]
 
 
 @probe("prometheus_targets")
