@@ -133,7 +133,7 @@ class Kafka(KafkaCluster):
                 "common.sh": files.COMMON,
                 "format.sh": files.FORMAT,
                 "serve.sh": files.SERVE,
-                "health.sh": files.HEALTH,
+                "running.sh": files.RUNNING,
             },
             "declaration": {
                 "declaration.json": json.dumps(self._config.declaration(), indent=1),
@@ -353,9 +353,15 @@ class Kafka(KafkaCluster):
                     security_context=container_security(),
                     resources=requirements(config.resources),
                     # A recovery of a large log may take minutes; it answers `alive` meanwhile.
-                    startup_probe=_health("ready", period_s=2, failures=300),
-                    readiness_probe=_health("ready", period_s=5, failures=2),
-                    liveness_probe=_health("alive", period_s=15, failures=6),
+                    startup_probe=_running(period_s=2, failures=300),
+                    readiness_probe=_running(period_s=10, failures=2),
+                    # No process is started in the container for this one.
+                    liveness_probe=probe(
+                        http=("/metrics?name[]=kafka_broker_state", "metrics"),
+                        period_s=15,
+                        timeout_s=5,
+                        failures=6,
+                    ),
                     volume_mounts=[*mounts, *stores],
                 )
             ],
@@ -463,9 +469,9 @@ class Kafka(KafkaCluster):
         )
 
 
-def _health(question: str, *, period_s: int, failures: int) -> k8s.core.v1.ProbeArgs:
+def _running(*, period_s: int, failures: int) -> k8s.core.v1.ProbeArgs:
     return probe(
-        command=["/bin/bash", "/etc/kafka-scripts/health.sh", question],
+        command=["/bin/bash", "/etc/kafka-scripts/running.sh"],
         period_s=period_s,
         timeout_s=5,
         failures=failures,

@@ -176,10 +176,9 @@ watch() {
 """
 SERVE += shell.until_it_ends("broker", watch="watch")
 
-HEALTH = f"""\
+RUNNING = f"""\
 #!/bin/bash
 # Asks the broker for its state: 3 is running, 2 recovering its log, 6 and 7 shutting down.
-# `ready` wants 3; `alive` wants any answer.
 set -uo pipefail
 exec 3<>/dev/tcp/127.0.0.1/{METRICS_PORT} || exit 1
 printf 'GET /metrics?name[]=kafka_broker_state HTTP/1.0\\r\\n\\r\\n' >&3
@@ -189,10 +188,7 @@ while IFS= read -r line <&3; do
 done
 state="${{state%%.*}}"
 echo "broker state: ${{state:-none}}"
-case "$1" in
-  ready) [ "$state" = 3 ] ;;
-  alive) [ -n "$state" ] ;;
-esac
+[ "$state" = 3 ]
 """
 
 LOG4J = """\

@@ -253,7 +253,7 @@ class Pgpool(Component):
             startup_probe=probe(command=_is_ready(2), period_s=1, timeout_s=3, failures=60),
             readiness_probe=probe(
                 command=["/bin/sh", "/etc/pgpool/config/ready.sh"],
-                period_s=3,
+                period_s=5,
                 timeout_s=4,
                 failures=2,
             ),

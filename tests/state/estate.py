@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,6 +18,16 @@ from rehearsal import paths
 from tests.state import snapshot
 
 
+def sources(folder: Path) -> Path:
+    """A copy of the sources in `folder`, for what changes them."""
+    for part in ("configs", "stacks", "components", "policies", "rehearsal", "services", "tests"):
+        shutil.copytree(paths.root() / part, folder / part)
+    for single in ("estate", "Pulumi.yaml", "pyproject.toml", "requirements*"):
+        for found in paths.root().glob(single):
+            shutil.copy(found, folder)
+    return folder
+
+
 @dataclass
 class Estate:
     """The `./estate` command on a state folder of its own; `prefix` is put before each call."""
@@ -27,6 +38,8 @@ class Estate:
     prefix: Sequence[str] = ()
     said: list[str] = field(default_factory=list)
     """What the commands wrote to stdout and stderr."""
+    root: Path = field(default_factory=paths.root)
+    """The sources."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -37,7 +50,7 @@ class Estate:
         return self.state / self.name
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [*self.prefix, str(paths.root() / "estate")]
+        command = [*self.prefix, str(self.root / "estate")]
         command += [arguments[0], "--name", self.name, *arguments[1:]]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.variables, text=True, stdout=pipe, stderr=pipe)
@@ -68,13 +81,13 @@ class Estate:
         assert returned == code, (failed(rows), err)
         return rows
 
-    def settles(self, within_s: float) -> None:
-        """Asked again until green: with two estates on a small machine a client may wait long."""
+    def settles(self, within_s: float) -> list[dict[str, Any]]:
+        """The rows, asked again until green: on a starved machine a client may wait long."""
         deadline = time.monotonic() + within_s
         while True:
             returned, rows, err = self._verify()
             if returned == 0:
-                return
+                return rows
             assert time.monotonic() < deadline, (failed(rows), err)
 
     def _verify(self, *only: str) -> tuple[int, list[dict[str, Any]], str]:

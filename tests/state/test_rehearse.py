@@ -23,6 +23,7 @@ from configs.schema import CONFIG_KEY
 from rehearsal import paths
 from tests.rendering import plain, render, with_annotation
 from tests.rook import with_ceph
+from tests.state.estate import sources
 
 ENVIRONMENT = "onprem"
 WITH_MORE = "onprem+ceph+annotation"
@@ -63,11 +64,24 @@ def state() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def kept(state: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sources of what is kept."""
+    return tmp_path_factory.mktemp("onprem")
+
+
+@pytest.fixture(scope="module")
+def kept(state: Path, root: Path) -> dict[str, Any]:
     """The result of a rehearsal that is left running: with Ceph by Rook and annotation."""
-    root = tmp_path_factory.mktemp("onprem")
     file, document, values = variant(root, ENVIRONMENT)
-    document["config"][CONFIG_KEY] = with_annotation(with_ceph(values))
+    document["config"][CONFIG_KEY] = values = with_annotation(with_ceph(values))
+    # At the end it is destroyed.
+    for part in (
+        *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
+        *("barman_cloud", "mongodb", "mongodb_operator", "prometheus_operator", "monitoring"),
+        *("ceph", "rook"),
+    ):
+        values.setdefault(part, {})["protect"] = False
+    values["waivers"] = {"protected-data": "this environment is made to be destroyed"}
     file.write_text(yaml.safe_dump(document))
     pin_all(root)
     done = estate(state, root, "rehearse", ENVIRONMENT, "--keep", "--json")
@@ -146,9 +160,9 @@ def test_a_mistyped_field_of_a_custom_resource_is_refused(
 
 
 def kubectl(
-    state: Path, *arguments: str, body: Mapping[str, Any], name: str = ENVIRONMENT
+    state: Path, *arguments: str, body: Mapping[str, Any]
 ) -> subprocess.CompletedProcess[str]:
-    folder = state / f"rehearse-{name}"
+    folder = state / f"rehearse-{ENVIRONMENT}"
     return subprocess.run(
         [str(folder / "bin" / "kubectl"), *arguments],
         env={**os.environ, "KUBECONFIG": str(folder / "kubeconfig")},
@@ -175,12 +189,7 @@ def lost(sent: Any, stored: Any) -> bool:
 
 def variant(folder: Path, name: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """A copy of the sources: the file for another environment, its document and its values."""
-    for part in ("configs", "stacks", "components", "policies", "rehearsal", "services", "tests"):
-        shutil.copytree(paths.root() / part, folder / part)
-    for single in ("estate", "Pulumi.yaml", "pyproject.toml", "requirements*"):
-        for found in paths.root().glob(single):
-            shutil.copy(found, folder)
-    file = folder / "configs" / f"Pulumi.{ENVIRONMENT}.yaml"
+    file = sources(folder) / "configs" / f"Pulumi.{ENVIRONMENT}.yaml"
     document = yaml.safe_load(file.read_text())
     return file.with_name(f"Pulumi.{name}.yaml"), document, document["config"][CONFIG_KEY]
 
@@ -225,39 +234,24 @@ def test_a_field_that_the_program_mistypes_is_named_in_the_result(
     assert ".spec.secretNam: field not declared in schema" in row["detail"]
 
 
-def test_up_destroy_up_leaves_nothing_terminating(state: Path, tmp_path: Path) -> None:
+def test_up_destroy_up_leaves_nothing_terminating(
+    kept: dict[str, Any], state: Path, root: Path
+) -> None:
     """No operator runs here, so this is also the end of an estate whose operators are dead."""
-    file, document, values = variant(tmp_path, "tear")
-    document["config"][CONFIG_KEY] = values = with_ceph(values)
-    pin_all(tmp_path)
-    for part in (
-        *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
-        "barman_cloud",
-        *("mongodb", "mongodb_operator", "prometheus_operator", "monitoring", "ceph", "rook"),
-    ):
-        values.setdefault(part, {})["protect"] = False
-    values["waivers"] = {"protected-data": "this environment is made to be destroyed"}
-    file.write_text(yaml.safe_dump(document))
-    try:
-        done = estate(state, tmp_path, "rehearse", "tear", "--keep", "--json")
-        assert done.returncode == 0, done.stdout + done.stderr
-        for action in ("destroy", "up", "destroy"):
-            done = pulumi(state, tmp_path, "tear", action)
-            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-            found = kubectl(state, "get", "namespaces", "-o", "json", body={}, name="tear")
-            spaces = {n["metadata"]["name"]: n["status"] for n in json.loads(found.stdout)["items"]}
-            assert {one["phase"] for one in spaces.values()} == {"Active"}, spaces
-            assert ("datalake" in spaces) == (action == "up")
-    finally:
-        estate(state, tmp_path, "down", "--name", "rehearse-tear")
+    assert kept["ok"]
+    for action in ("destroy", "up"):
+        done = pulumi(state, root, action)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+        found = kubectl(state, "get", "namespaces", "-o", "json", body={})
+        spaces = {n["metadata"]["name"]: n["status"] for n in json.loads(found.stdout)["items"]}
+        assert {one["phase"] for one in spaces.values()} == {"Active"}, spaces
+        assert ("datalake" in spaces) == (action == "up")
 
 
-def pulumi(
-    state: Path, root: Path, environment: str, action: str
-) -> subprocess.CompletedProcess[str]:
+def pulumi(state: Path, root: Path, action: str) -> subprocess.CompletedProcess[str]:
     """`pulumi up` or `pulumi destroy` of a kept rehearsal, as a person at its shell would."""
-    command = f"""source <(./estate env --name rehearse-{environment}) && cd {root} &&
-        exec pulumi {action} --stack {environment} --yes --skip-preview --non-interactive"""
+    command = f"""source <(./estate env --name rehearse-{ENVIRONMENT}) && cd {root} &&
+        exec pulumi {action} --stack {ENVIRONMENT} --yes --skip-preview --non-interactive"""
     return subprocess.run(
         ["bash", "-c", command],
         cwd=root,

@@ -64,7 +64,7 @@ def test_durability_follows_the_configuration() -> None:
 def test_the_metrics_rules_are_valid_yaml_with_the_state_that_probes_ask_for() -> None:
     rules = yaml.safe_load(kafka_files.JMX)["rules"]
     assert any(rule["name"] == "kafka_broker_state" for rule in rules)
-    assert "kafka_broker_state" in kafka_files.HEALTH
+    assert "kafka_broker_state" in kafka_files.RUNNING
 
 
 def test_the_declaration_carries_no_secret_and_all_defaults() -> None:
