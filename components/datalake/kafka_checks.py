@@ -63,7 +63,8 @@ def checks(name: str, namespace: str, config: KafkaConfig, hosts: Sequence[str])
                     "server.properties": files.server_properties(config, hosts, authenticate=False)
                 }
             },
-            restart=f"app.kubernetes.io/name={name}",
+            # One broker that lets everyone in is enough to be found.
+            restart=f"statefulset.kubernetes.io/pod-name={name}-{config.brokers - 1}",
         ),
         in_sync=scale_to(config.brokers - 1, "StatefulSet", namespace, name),
     )
@@ -98,7 +99,7 @@ def declare(
         ),
         Check(
             id=f"{name}.wrong-password",
-            title="a wrong password, and none, are refused by authentication",
+            title="each broker refuses a wrong password, and none, by authentication",
             probe="kafka_wrong_password",
             args={**scram, "bootstrap": access.brokers},
             fault=faults.wrong_password,

@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -121,21 +122,24 @@ def wrong_password(
     ca: Secret,
     topic: str,
 ) -> str:
-    """A wrong password must fail in authentication; a client that offers none must not get in."""
-    nobody = {
-        "bootstrap.servers": bootstrap,
-        "security.protocol": "ssl",
-        "ssl.ca.pem": ctx.secret(ca).decode(),
-    }
-    wrong = _scram(ctx, bootstrap, username, ctx.secret(password) + b"-wrong", ca)
-    error = _first_error(wrong)
-    assert error is not None, f"user {username} was accepted with a wrong password"
-    assert error.code() == KafkaError._AUTHENTICATION, (
-        f"refused, but not by authentication: {error.str()}"
-    )
-    dropped = _drops(nobody, topic)
-    assert dropped, "a client without a password was let in"
-    return f"SaslAuthenticationFailed; without a password {dropped}"
+    """At each broker a wrong password must fail in authentication, and none must not get in."""
+    trusted, wrong = ctx.secret(ca).decode(), ctx.secret(password) + b"-wrong"
+
+    def ask(broker: str) -> str:
+        error = _first_error(_scram(ctx, broker, username, wrong, ca))
+        assert error is not None, f"{broker}: user {username} was accepted with a wrong password"
+        assert error.code() == KafkaError._AUTHENTICATION, (
+            f"{broker}: refused, but not by authentication: {error.str()}"
+        )
+        settings = {"bootstrap.servers": broker, "security.protocol": "ssl", "ssl.ca.pem": trusted}
+        dropped = _drops(settings, topic)
+        assert dropped, f"{broker}: a client without a password was let in"
+        return dropped
+
+    brokers = bootstrap.split(",")
+    with ThreadPoolExecutor(len(brokers)) as pool:
+        dropped = list(pool.map(ask, brokers))
+    return f"SaslAuthenticationFailed by {len(brokers)}; without a password {dropped[0]}"
 
 
 class _Said(logging.Handler):

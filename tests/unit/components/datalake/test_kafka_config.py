@@ -118,4 +118,5 @@ def test_every_check_is_broken_by_something_of_its_own() -> None:
     broken = found["kafka.wrong-password"].patch["data"]
     assert isinstance(broken, dict)
     assert "CLIENTS:SSL" in str(broken["server.properties"])
-    assert found["kafka.wrong-password"].restart == "app.kubernetes.io/name=kafka"
+    one = "statefulset.kubernetes.io/pod-name=kafka-2"
+    assert found["kafka.wrong-password"].restart == one
