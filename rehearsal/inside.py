@@ -94,7 +94,7 @@ def run_tests(
         "ESTATE_SETTLE": str(settle_s),
     }
     command = [*rehearsal.box().prefix(), sys.executable, "-P", "-m", "pytest", "-q"]
-    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(paths.root())]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(paths.root())]
     command += ["-c", str(paths.root() / "pyproject.toml")]
     # Those of hosts import as much as all the rest: a second of an `up` without changes.
     hosts = set(ids) - {str(check["id"]) for check in checks}

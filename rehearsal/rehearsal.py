@@ -127,6 +127,7 @@ class Rehearsal:
 
     def is_of(self, stack: str) -> None:
         """Refuse a command for another stack than this rehearsal's. Raises EstateError."""
+        self._readable()
         if self.record is not None and self.record.stack != stack:
             raise EstateError(
                 f"rehearsal {self.name}",

@@ -23,7 +23,7 @@ def run_with(packages: Path, tests: str, *, basetemp: Path, durations: int = 0) 
     """
     done = subprocess.run(
         [
-            *(sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"),
+            *(sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             *(f"--durations={durations}", f"--basetemp={basetemp}", tests),
         ],
         cwd=paths.root(),
