@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from rehearsal import paths
 from rehearsal.kube import Api, ApiError, Object
 from rehearsal.processes import running
 
@@ -73,14 +73,8 @@ class Journal:
             self.file.unlink(missing_ok=True)
             return
         own = psutil.Process()
-        partial = self.file.with_suffix(".partial")
-        partial.touch(mode=0o600)
-        with partial.open("w", encoding="utf-8") as stream:
-            value = {"pid": own.pid, "started": own.create_time(), "entries": self._entries}
-            json.dump(value, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, self.file)
+        value = {"pid": own.pid, "started": own.create_time(), "entries": self._entries}
+        paths.replace(self.file, json.dumps(value), mode=0o600, durable=True)
 
     @staticmethod
     def left_behind(file: Path) -> dict[str, Object]:

@@ -97,12 +97,18 @@ def ensure(folder: Path, what: str = "folder") -> Path:
     return folder
 
 
-def replace(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a file whole: who reads it, also after a kill, finds the old text or the new one."""
+def replace(path: Path, text: str, *, mode: int = 0o666, durable: bool = False) -> None:
+    """Write a file whole: who reads it, also after a kill, finds the old text or the new one.
+
+    With `durable`, also after a loss of power.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(partial, path)
 
 
