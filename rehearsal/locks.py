@@ -49,6 +49,8 @@ _SAMPLES = "scikit-image\nscikit-learn\npixeltable-pgserver\n"
 _ANNOTATION = (
     "supervisely==6.74.51\nopencv-python-headless<5\nbotocore\nprometheus-client\npydantic\n"
 )
+# Playwright drives Debian's Chromium; axe looks at the page; Flask lets moto be a server.
+_BROWSER = "playwright\naxe-playwright-python\nflask\nflask-cors\n"
 _CONSOLE = (
     "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
     "pydantic\npyjwt\npymongo\nuvicorn\n"
@@ -108,6 +110,11 @@ def _locks(root: Path) -> list[Lock]:
             "Supervisely's SDK and what services/annotation needs beside it (ADR 26)",
             left_out=("opencv-python", "debugpy", "uvloop"),
             sources=True,
+        ),
+        Lock(
+            "rehearsal/toolchain/requirements-browser.lock",
+            _BROWSER,
+            "Playwright and what else the browser's tests need",
         ),
         Lock(
             "rehearsal/images/recipes/console.requirements.lock",
