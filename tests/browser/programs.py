@@ -47,6 +47,7 @@ class Debian:
         return {
             "LD_LIBRARY_PATH": ":".join(map(str, folders)),
             "FONTCONFIG_FILE": str(self.root / "fonts.conf"),
+            "LC_ALL": "C.UTF-8",  # of the names of files
         }
 
     @property

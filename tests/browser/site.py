@@ -186,7 +186,7 @@ class Site:
             with socket.socket() as one:
                 return one.connect_ex(("127.0.0.1", port)) == 0
 
-        until(answers, f"{name} listens", seconds=60)
+        until(answers, lambda: f"{name}: {self.log(name)}", seconds=60)
 
     def log(self, name: str) -> str:
         """The end of what a part has written."""
@@ -220,7 +220,7 @@ class Site:
 
 def until(
     true: Callable[[], bool],
-    what: str,
+    what: Callable[[], str],
     *,
     seconds: float = 30,
     wait: Callable[[float], object] = time.sleep,
@@ -228,5 +228,5 @@ def until(
     """Wait for something; `wait` is how, where others must go on meanwhile."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what()}"
         wait(0.1)

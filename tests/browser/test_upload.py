@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from services.events import ImageReceived
-from tests.browser.visitor import Visitor
+from tests.browser.visitor import FILES, TOKEN, Visitor
 from tests.unit.services.pictures import picture
 
 MIB = 1 << 20
@@ -32,7 +32,7 @@ def test_the_page_loads_and_keeps_its_policy(visitor: Visitor) -> None:
 def test_without_a_token_it_asks_for_one(visitor: Visitor) -> None:
     visitor.choose(visitor.file("one.png", picture("PNG")))
     visitor.page.get_by_role("status").filter(has_text="A token is needed first").wait_for()
-    assert visitor.page.get_by_label("Token").evaluate("one => one === document.activeElement")
+    assert visitor.focus_is_on(TOKEN)
     assert visitor.requests == []
 
 
@@ -78,7 +78,7 @@ def test_an_upload_that_is_cut_goes_on(visitor: Visitor, cut: str) -> None:
     visitor.give_token()
     visitor.send_at(6 * MIB)
     visitor.choose(path)
-    visitor.waits_until(lambda: visitor.site.parts() > 0, "a part in the store")
+    visitor.waits_until(lambda: visitor.site.parts() > 0, lambda: visitor.site.log("tusd"))
     if cut == "tusd is killed":
         visitor.site.kill_tusd()
         visitor.send_at(-1)
@@ -98,8 +98,10 @@ def test_an_upload_that_is_cut_goes_on(visitor: Visitor, cut: str) -> None:
 def test_the_keyboard_is_enough(visitor: Visitor) -> None:
     page = visitor.page
     page.keyboard.press("Tab")
+    assert visitor.focus_is_on(TOKEN)
     page.keyboard.type(visitor.site.token())
     page.keyboard.press("Tab")
+    assert visitor.focus_is_on(FILES)
     with page.expect_file_chooser() as asked:
         page.keyboard.press("Enter")
     asked.value.set_files(visitor.file("keys.png", picture("PNG", seed=3)))
