@@ -210,7 +210,7 @@ def test(
     context: typer.Context,
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="unit, contract or state; repeatable. All of them without it."),
+        typer.Option(help="unit, contract, browser or state; repeatable. All of them without it."),
     ] = None,
 ) -> None:
     """Run the project's tests, linters included; what follows `--` goes to pytest."""

@@ -11,7 +11,17 @@ from rehearsal import paths, tools
 from rehearsal.errors import UsageError
 from rehearsal.progress import ToolBars
 
-LAYERS = ("unit", "contract", "state")
+LAYERS = ("unit", "contract", "browser", "state")
+_ENGINE = (
+    "pulumi",
+    "pulumi-resource-kubernetes",
+    "kubectl",
+    "promtool",
+    "kubeconform",
+    "kube-score",
+)
+_TOOLS = {"tests/contract": _ENGINE, "tests/state": _ENGINE, "tests/browser": ("tusd",)}
+"""What the tests of a folder run and do not build."""
 
 
 def run(*, layers: Sequence[str], args: Sequence[str]) -> NoReturn:
@@ -25,25 +35,25 @@ def run(*, layers: Sequence[str], args: Sequence[str]) -> NoReturn:
     folders = selection(layers, args)
     command = [sys.executable, "-P", "-m", "pytest", *folders, *args]
     env = {**os.environ, "PYTHONPATH": str(paths.root())}
-    if set(folders) - {"tests/unit"}:
-        env |= with_tools(env, everything="tests/state" in folders)
+    env |= with_tools(env, folders)
     sys.stdout.flush()
     os.execve(sys.executable, command, env)
 
 
-def with_tools(env: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """Have the tools that contract tests run, built where they lack, and say where they are.
+def with_tools(env: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
+    """Have the tools that tests of these folders run, built where they lack, and say where they are.
 
     Without them those tests would be skipped, and a test that is skipped everywhere shows nothing.
-    With `everything`, those of a rehearsal too: built in one go, they share what Go compiles.
+    With those of the state, all of a rehearsal too: built in one go, they share what Go compiles.
     """
-    names = ["pulumi", "pulumi-resource-kubernetes", "kubectl", "promtool"]
-    names += ["kubeconform", "kube-score"]
+    names = {name for folder in folders for name in _TOOLS.get(folder, ())}
+    if not names:
+        return {}
     with ToolBars() as bars:
-        found = tools.ensure(list(tools.catalogue()) if everything else names, bars)
-    folders = [str(found[name].parent) for name in names if name != "pulumi"]
-    search = os.pathsep.join([*folders, env.get("PATH", os.defpath)])
-    return {"ESTATE_PULUMI": str(found["pulumi"]), "PATH": search}
+        found = tools.ensure(list(tools.catalogue()) if "tests/state" in folders else names, bars)
+    on_path = sorted({str(found[name].parent) for name in names - {"pulumi"}})
+    told = {"PATH": os.pathsep.join([*on_path, env.get("PATH", os.defpath)])}
+    return {**told, "ESTATE_PULUMI": str(found["pulumi"])} if "pulumi" in names else told
 
 
 def selection(layers: Sequence[str], args: Sequence[str]) -> list[str]:

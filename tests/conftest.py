@@ -10,7 +10,7 @@ import pytest
 
 from rehearsal import console
 
-LAYERS = ("unit", "contract", "state", "edge", "browser")
+LAYERS = ("unit", "contract", "browser", "state", "edge")
 
 
 def layer_of(path: str) -> str:

@@ -76,9 +76,7 @@ def packages() -> Path:
 def from_npm() -> Path:
     """The folder with what npm brings into the page of the image. Raises ImageError."""
     made = recipes()
-    (layer,) = (
-        one for one in made.images["estate_transfer"].layers if isinstance(one, NpmLayer)
-    )
+    (layer,) = (one for one in made.images["estate_transfer"].layers if isinstance(one, NpmLayer))
     key = digest_of(npm.described(layer, made.folder))
     cache = paths.ensure(paths.cache() / "browser", "cache")
     target = cache / f"page-{key[:12]}"

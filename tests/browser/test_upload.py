@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import pytest
 
 from services.events import ImageReceived
 from tests.browser.visitor import FILES, TOKEN, Visitor
 from tests.unit.services.pictures import picture
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 MIB = 1 << 20
 LARGE = picture("BMP", (2400, 1800))
@@ -66,8 +70,34 @@ def test_images_are_sent_and_their_receipts_shown(visitor: Visitor) -> None:
     assert {good, other} <= set(visitor.site.stored())
     names = {one.name for one in visitor.site.told.events if isinstance(one, ImageReceived)}
     assert {"gut ü.png", "other.jpg"} <= names
+    bar = visitor.page.get_by_role("progressbar", name="sent of gut ü.png")
+    assert bar.evaluate("one => one.value === one.max")
     assert visitor.page.evaluate("localStorage.length") == 0
     assert visitor.complaints == []
+
+
+def test_images_are_dropped(visitor: Visitor) -> None:
+    dropped = visitor.page.evaluate_handle(
+        "() => { const all = new DataTransfer();"
+        " all.items.add(new File(['x'], 'dropped.png', {type: 'image/png'})); return all; }"
+    )
+    visitor.give_token()
+    visitor.page.locator("#drop").dispatch_event("drop", {"dataTransfer": dropped})
+    visitor.sees("dropped.png", "quarantined: ")
+
+
+def test_a_token_that_expires_before_the_receipt_can_be_replaced(visitor: Visitor) -> None:
+    expired = f"Bearer {visitor.site.token(lifetime_s=-5)}"
+
+    def ask_with_it(route: Route) -> None:
+        route.continue_(headers={**route.request.headers, "authorization": expired})
+
+    visitor.page.route("**/receipts/*", ask_with_it)
+    visitor.give_token()
+    visitor.choose(visitor.file("late.png", picture("PNG", seed=5)))
+    visitor.sees("late.png", "give another token: the token has expired")
+    visitor.page.unroute("**/receipts/*")
+    visitor.sees("late.png", "received")
 
 
 @pytest.mark.parametrize("cut", ["tusd is killed", "the page is loaded anew"])
@@ -102,9 +132,9 @@ def test_the_keyboard_is_enough(visitor: Visitor) -> None:
     page.keyboard.type(visitor.site.token())
     page.keyboard.press("Tab")
     assert visitor.focus_is_on(FILES)
-    with page.expect_file_chooser() as asked:
-        page.keyboard.press("Enter")
-    asked.value.set_files(visitor.file("keys.png", picture("PNG", seed=3)))
+    page.keyboard.press("Enter")
+    visitor.waits_until(lambda: bool(visitor.choosers), lambda: "no window to choose files")
+    visitor.choosers[0].set_files(visitor.file("keys.png", picture("PNG", seed=3)))
     visitor.sees("keys.png", "received")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.browser.site import Site, until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Page, Request
+    from playwright.sync_api import ConsoleMessage, FileChooser, Page, Request
 
 TOKEN, FILES = "Token", "Choose images"
 """The labels of the controls."""
@@ -22,6 +22,9 @@ class Visitor:
         self.page, self.site, self._folder = page, site, folder
         self.complaints: list[str] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
+        # From the beginning: a chooser that opens just after one listens may be missed.
+        self.choosers: list[FileChooser] = []
+        page.on("filechooser", lambda one: self.choosers.append(one))
         page.on("console", self._said)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._requested)

@@ -19,8 +19,10 @@ function row(file) {
   const progress = document.createElement("progress");
   progress.max = Math.max(file.size, 1);
   progress.value = 0;
+  progress.ariaLabel = `sent of ${file.name}`;
   line.insertCell().append(progress);
   const state = line.insertCell();
+  state.ariaLive = "polite";
   return {
     sent: (bytes) => (progress.value = bytes),
     say: (text, bad = false) => {
@@ -62,12 +64,17 @@ function send(file, sha256, shown) {
   });
 }
 
-async function receipt(url) {
+async function receipt(url, shown) {
   const name = decodeURIComponent(new URL(url, location.href).pathname).split("/").pop();
   const path = `/receipts/${name.split("+")[0]}`;
   for (let tries = 0; tries < RECEIPT_TRIES; tries += 1) {
-    const answer = await fetch(path, { headers: { Authorization: `Bearer ${token()}` } });
-    if (answer.ok) return answer.json();
+    const headers = { Authorization: `Bearer ${token()}` };
+    // Who is away for a moment is asked again, and so is who wants another token: it may be given.
+    const answer = await fetch(path, { headers }).catch(() => null);
+    if (answer && answer.ok) return answer.json();
+    if (answer && answer.status === 401) {
+      shown.say(`sent; for its receipt give another token: ${(await answer.json()).error}`, true);
+    }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
   throw new Error("sent, but no receipt yet");
@@ -82,7 +89,7 @@ async function take(file) {
     const url = await send(file, sha256, shown);
     shown.sent(file.size || 1);
     shown.say("being verified");
-    const [image] = (await receipt(url)).images;
+    const [image] = (await receipt(url, shown)).images;
     const bad = image.state !== "received";
     shown.say(bad ? `${image.state}: ${image.reason} (${image.detail})` : image.state, bad);
   } catch (error) {

@@ -186,6 +186,7 @@ def test_layers_of_the_tests() -> None:
     unit, contract = "tests/unit", "tests/contract"
     assert testing.selection([], [])[:2] == [unit, contract]
     assert testing.selection(["contract,unit"], ["-x"]) == [unit, contract]
+    assert testing.selection(["browser"], []) == ["tests/browser"]
     assert testing.selection([], ["tests/unit/rehearsal/test_cli.py::test_folders"]) == []
-    with pytest.raises(UsageError, match="--layer: 'units'; use one of unit, contract, state"):
+    with pytest.raises(UsageError, match="--layer: 'units'; use one of unit, contract, browser"):
         testing.selection(["units"], [])
