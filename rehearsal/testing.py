@@ -41,7 +41,7 @@ def run(*, layers: Sequence[str], args: Sequence[str]) -> NoReturn:
 
 
 def with_tools(env: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
-    """Have the tools that tests of these folders run, built where they lack, and say where they are.
+    """Have the tools that these folders' tests run, built where they lack; say where they are.
 
     Without them those tests would be skipped, and a test that is skipped everywhere shows nothing.
     With those of the state, all of a rehearsal too: built in one go, they share what Go compiles.

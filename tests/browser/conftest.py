@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rehearsal import tools
 from rehearsal.errors import EstateError
 from tests.browser import programs
 from tests.browser.site import Site
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    tusd = tools.find(tools.catalogue()["tusd"])
+    if tusd is None:
+        pytest.skip("tusd is not built: ./estate tools build tusd")
     try:
         parts = programs.debian(), programs.packages(), programs.from_npm()
     except EstateError as error:
         pytest.skip(f"no browser: {error}")
-    made = Site(tmp_path_factory.mktemp("site"), *parts)
+    made = Site(tmp_path_factory.mktemp("site"), tusd, *parts)
     yield made
     made.close()
 

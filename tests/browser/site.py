@@ -19,15 +19,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pytest
-
 from components.datalake import transfer_config as ports
 from components.datalake import transfer_files as files
 from components.datalake import transfer_proxy as proxy
 from components.datalake.object_store import ObjectStore
 from components.datalake.transfer_config import TransferConfig
 from components.flows import Pods
-from rehearsal import paths, tools
+from rehearsal import paths
 from services import tokens
 from services.transfer.server import Server
 from services.transfer.settings import Settings
@@ -47,12 +45,11 @@ CONFIG = TransferConfig(
 class Site:
     """One origin at `url`, whose tusd can be killed."""
 
-    def __init__(self, folder: Path, debian: Debian, packages: Path, from_npm: Path) -> None:
+    def __init__(
+        self, folder: Path, tusd: Path, debian: Debian, packages: Path, from_npm: Path
+    ) -> None:
         self._folder, self._processes = folder, dict[str, subprocess.Popen[bytes]]()
-        self._tusd = tools.find(tools.catalogue()["tusd"])
-        if self._tusd is None:
-            pytest.skip("tusd is not built: ./estate tools build tusd")
-        self._path = f"{debian.path}:{self._tusd.parent}:{os.environ['PATH']}"
+        self._path = f"{debian.path}:{tusd.parent}:{os.environ['PATH']}"
         self._port, self._tusd_port, self._s3_port = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{self._port}/"
         for name in ("tls", "tokens", "s3", "run", "buffer", "page", "proxy"):
@@ -87,9 +84,10 @@ class Site:
         for name in ("access-key", "secret-key"):
             (self._folder / "s3" / name).write_text("transfer")
 
-    def token(self, **claims: float) -> str:
-        """A token for the door; `lifetime_s` below 0 is one that has expired."""
-        return tokens.issue((self._folder / "tokens" / "tls.key").read_bytes(), "test", **claims)
+    def token(self, lifetime_s: float = tokens.LIFETIME_S) -> str:
+        """A token for the door; with a lifetime below 0 it has expired."""
+        key = (self._folder / "tokens" / "tls.key").read_bytes()
+        return tokens.issue(key, "test", lifetime_s=lifetime_s)
 
     # -- its parts ---------------------------------------------------------------------------------
 
@@ -164,7 +162,7 @@ class Site:
         self._listens(self._tusd_port, "tusd")
 
     def kill_tusd(self) -> None:
-        """kill -9 of tusd and of the script that would start it again."""
+        """End tusd, and the script that would start it again, by kill -9."""
         self._kill("tusd")
 
     def _run(self, name: str, *command: str, environment: Mapping[str, str]) -> None:

@@ -140,7 +140,7 @@ def test_the_keyboard_is_enough(visitor: Visitor) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_read_it(visitor: Visitor, scheme: str) -> None:
-    """axe's rules, on the page with results and with a refusal."""
+    """The rules of axe, on the page with a good result and a bad one."""
     from axe_playwright_python.sync_playwright import Axe
 
     visitor.page.emulate_media(color_scheme=scheme)
