@@ -134,6 +134,7 @@ class Kafka(KafkaCluster):
                 "format.sh": files.FORMAT,
                 "serve.sh": files.SERVE,
                 "running.sh": files.RUNNING,
+                "stop.sh": files.STOP,
             },
             "declaration": {
                 "declaration.json": json.dumps(self._config.declaration(), indent=1),
@@ -313,8 +314,8 @@ class Kafka(KafkaCluster):
             topology_spread_constraints=topology_spread(
                 self._selector, config.spread, config.brokers
             ),
-            # A broker hands its partitions over before it stops.
-            termination_grace_period_seconds=60,
+            # A broker waits for others to catch up, then hands its partitions over.
+            termination_grace_period_seconds=files.STOP_WAIT_S + 60,
             init_containers=[
                 k8s.core.v1.ContainerArgs(
                     name="format",
@@ -352,6 +353,13 @@ class Kafka(KafkaCluster):
                     ],
                     security_context=container_security(),
                     resources=requirements(config.resources),
+                    lifecycle=k8s.core.v1.LifecycleArgs(
+                        pre_stop=k8s.core.v1.LifecycleHandlerArgs(
+                            exec_=k8s.core.v1.ExecActionArgs(
+                                command=["/bin/bash", "/etc/kafka-scripts/stop.sh"]
+                            )
+                        )
+                    ),
                     # A recovery of a large log may take minutes; it answers `alive` meanwhile.
                     startup_probe=_running(period_s=2, failures=300),
                     readiness_probe=_running(period_s=10, failures=2),

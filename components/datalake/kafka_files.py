@@ -101,6 +101,8 @@ def _tls(listener: str, store: str, *, client_auth: str) -> list[str]:
     ]
 
 
+STOP_WAIT_S = 60
+
 COMMON = f"""\
 # Sourced by the other scripts: the broker's own properties and its key stores.
 set -euo pipefail
@@ -129,6 +131,23 @@ peers_answer() {{
     | tr ',' '\n' | sed 's/.*@//; s/:.*//'); do
     timeout 3 bash -c "exec 3<>/dev/tcp/$host/{INTERNAL_PORT}" 2>/dev/null || return 1
   done
+}}
+# A metric of the broker's exporter without its decimals; nothing when it does not answer.
+metric() {{
+  local line value=""
+  exec 3<>/dev/tcp/127.0.0.1/{METRICS_PORT} || return 0
+  printf 'GET /metrics?name[]=%s HTTP/1.0\\r\\n\\r\\n' "$1" >&3
+  while IFS= read -r line <&3; do
+    case "$line" in "$1 "*) value="${{line##* }}" ;; esac
+  done
+  exec 3>&-
+  echo "${{value%%.*}}"
+}}
+# Whether a replica of what this broker leads is not in sync; no answer is none.
+behind() {{
+  case "$(metric kafka_replica_manager_underreplicatedpartitions)" in
+    "" | 0) return 1 ;;
+  esac
 }}
 """
 
@@ -161,11 +180,11 @@ watch() {
     if [ "$(fingerprint)" != "$before" ]; then
       echo "certificate renewed: restarting in $((ordinal * 120)) s"
       sleep $((ordinal * 120))
-      # Never two at a time: the others must have answered for a while, and for a longer one the
-      # higher the ordinal, so that of two who waited for a third one only one goes.
+      # Never two at a time: the others must have answered, and caught up, for a while, and for a
+      # longer one the higher the ordinal, so that of two who waited for a third only one goes.
       seen=0
       while [ "$seen" -le $((ordinal * 4)) ]; do
-        if peers_answer; then seen=$((seen + 1)); else seen=0; fi
+        if peers_answer && ! behind; then seen=$((seen + 1)); else seen=0; fi
         sleep 5
       done
       kill -TERM "$broker" || true
@@ -176,18 +195,22 @@ watch() {
 """
 SERVE += shell.until_it_ends("broker", watch="watch")
 
-RUNNING = f"""\
+STOP = f"""\
+#!/bin/bash
+# Before a broker is stopped. The one that was stopped before it may run again and still have to
+# catch up: a third replica less would be one too few for writers. With the others gone as well
+# there is nothing to wait for.
+source /etc/kafka-scripts/common.sh
+end=$((SECONDS + {STOP_WAIT_S}))
+while behind && peers_answer && [ "$SECONDS" -lt "$end" ]; do sleep 1; done
+"""
+
+RUNNING = """\
 #!/bin/bash
 # Asks the broker for its state: 3 is running, 2 recovering its log, 6 and 7 shutting down.
-set -uo pipefail
-exec 3<>/dev/tcp/127.0.0.1/{METRICS_PORT} || exit 1
-printf 'GET /metrics?name[]=kafka_broker_state HTTP/1.0\\r\\n\\r\\n' >&3
-state=""
-while IFS= read -r line <&3; do
-  case "$line" in kafka_broker_state*) state="${{line##* }}" ;; esac
-done
-state="${{state%%.*}}"
-echo "broker state: ${{state:-none}}"
+source /etc/kafka-scripts/common.sh
+state="$(metric kafka_broker_state)"
+echo "broker state: ${state:-none}"
 [ "$state" = 3 ]
 """
 
