@@ -69,7 +69,7 @@ def serving() -> Iterator[Vault]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         vault.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield vault
         server.shutdown()

@@ -48,7 +48,7 @@ class Transfer:
         )
         threading.Thread(target=self._service.serve, daemon=True).start()
         self._door = _door({"/files/": self._tusd_port, "/receipts/": self._service.port})
-        threading.Thread(target=self._door.serve_forever, daemon=True).start()
+        threading.Thread(target=self._door.serve_forever, args=(0.05,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._door.server_address[1]}/files/"
         self._process = self._begin()
 

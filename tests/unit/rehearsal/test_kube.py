@@ -50,7 +50,7 @@ class Starting(http.server.BaseHTTPRequestHandler):
 def api(tmp_path: Path) -> Iterator[Api]:
     Starting.busy = Starting.asked = 0
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         cluster = {
             "server": f"http://127.0.0.1:{server.server_port}",
             "certificate-authority": str(tmp_path / "ca.crt"),

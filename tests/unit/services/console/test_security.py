@@ -106,7 +106,7 @@ def server(key: rsa.RSAPrivateKey, tmp_path: Path) -> Iterator[tuple[str, Path]]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, private)
     served.socket = context.wrap_socket(served.socket, server_side=True)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=(0.05,), daemon=True).start()
     yield f"https://localhost:{served.server_address[1]}/certs", pair.certificate
     served.shutdown()
     served.server_close()
