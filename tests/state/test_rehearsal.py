@@ -264,7 +264,7 @@ def test_a_second_rehearsal_killed_as_it_comes_up_converges_beside_the_first(
             one.settles(300)
         assert second.folder != up.folder
         # Also `down` ends what a killed `up` left running: Pulumi, which has something to put back.
-        second.kubectl("delete", "poddisruptionbudgets", "--all", "-n", "realtime")
+        second.kubectl("delete", "networkpolicies", "--all", "-n", "realtime")
         again = second.start("up")
         after.callback(again.kill)
         assert wait_for(lambda: second.runs("pulumi"), 240), "no pulumi was started"
