@@ -239,7 +239,7 @@ def test_up_destroy_up_leaves_nothing_terminating(
 ) -> None:
     """No operator runs here, so this is also the end of an estate whose operators are dead."""
     assert kept["ok"]
-    for action in ("destroy", "up"):
+    for action in ("destroy", "up", "destroy"):
         done = pulumi(state, root, action)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
         found = kubectl(state, "get", "namespaces", "-o", "json", body={})
