@@ -360,10 +360,10 @@ class Kafka(KafkaCluster):
                             )
                         )
                     ),
-                    # A recovery of a large log may take minutes; it answers `alive` meanwhile.
+                    # A recovery of a large log may take minutes; the exporter answers meanwhile.
                     startup_probe=_running(period_s=2, failures=300),
                     readiness_probe=_running(period_s=10, failures=2),
-                    # No process is started in the container for this one.
+                    # Any answer will do, so no process is started in the container for this one.
                     liveness_probe=probe(
                         http=("/metrics?name[]=kafka_broker_state", "metrics"),
                         period_s=15,

@@ -6,6 +6,7 @@ import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rehearsal import paths, wheels
@@ -56,6 +57,7 @@ class Debian:
         return f"{self.root}/usr/sbin:{self.root}/usr/bin"
 
 
+@cache
 def debian() -> Debian:
     """Unpack what lacks or is an older version. Raises ImageError where it can't be had."""
     root = paths.ensure(paths.cache(), "cache") / "debian-browser"
@@ -65,6 +67,7 @@ def debian() -> Debian:
     return Debian(root)
 
 
+@cache
 def packages() -> Path:
     """The folder with Playwright, axe and Flask. Raises EstateError where pip can't have them."""
     folder = paths.ensure(paths.cache() / "browser", "cache") / "wheels"

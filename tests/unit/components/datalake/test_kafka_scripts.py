@@ -54,8 +54,8 @@ def run(folder: Path, exporter: Exporter, text: str, peers: str = "127.0.0.1") -
     def here(script: str) -> str:
         for number in (files.METRICS_PORT, files.INTERNAL_PORT):
             script = script.replace(f"/{number}", f"/{port}")
-        for there in ("/etc/kafka-scripts", "/etc/kafka/"):
-            script = script.replace(there, f"{folder}/" if there.endswith("/") else str(folder))
+        for there in ("/etc/kafka-scripts/", "/etc/kafka/"):
+            script = script.replace(there, f"{folder}/")
         return script
 
     (folder / "server.properties").write_text(f"controller.quorum.voters=0@{peers}:9090\n")
