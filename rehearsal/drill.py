@@ -29,7 +29,8 @@ DRILLS: dict[str, Drill] = {
     drill.id: drill
     for drill in (
         kafka_broker.DRILL,
-        postgres_primary.DRILL,
+        postgres_primary.PRIMARY,
+        postgres_primary.PAUSED,
         mosquitto.DRILL,
         mongodb.DRILL,
         ceph_osd.DRILL,

@@ -46,6 +46,16 @@ def postgres_rules(name: str, namespace: str, config: PostgresConfig) -> list[di
             for_s=600,
         ),
     ]
+    if config.instances > 1:
+        found.append(
+            alert(
+                "PostgresStandbyNotStreaming",
+                f"max(cnpg_pg_replication_streaming_replicas{{{pods}}}) < {config.instances - 1}",
+                f"a standby of {name} does not follow the primary: one copy less, old reads",
+                for_s=300,
+                severity="warning",
+            )
+        )
     if config.synchronous_standbys:
         found.append(
             alert(

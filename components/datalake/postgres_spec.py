@@ -131,14 +131,18 @@ def failover_timing() -> dict[str, Any]:
         "stopDelay": 30,
         "switchoverDelay": 30,
         "failoverDelay": 0,
-        # An instance that does not answer is given up after two probes (default three of 10 s).
+        # A primary that hangs is killed by its kubelet (28 s and 5 s at most) before the operator
+        # gives it up (40 s at least). Given up first, as with two probes here, it came back from
+        # the pause for a second, while another was primary already: a standby whose connection
+        # had waited for it confirmed what it wrote, and diverged for good (ADR 30).
         "probes": {
             "startup": {"periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600},
-            "readiness": {"periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2},
+            "readiness": {"periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 9},
             "liveness": {
                 "periodSeconds": 5,
                 "timeoutSeconds": 3,
-                "failureThreshold": 6,
+                "failureThreshold": 5,
+                "terminationGracePeriodSeconds": 5,
                 # Stops a primary that reaches neither the API server nor any other instance.
                 # An API server that is down alone stops nobody.
                 "isolationCheck": {"enabled": True},

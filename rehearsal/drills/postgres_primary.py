@@ -1,9 +1,13 @@
-"""The PostgreSQL primary's pod deleted by force under writes through Pgpool."""
+"""The PostgreSQL primary lost under writes through Pgpool: deleted by force, or paused."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from collections.abc import Callable
+
+import psutil
 
 from rehearsal.drills.harness import Drill, Event, Scene, log_times, pod_processes
 from rehearsal.errors import EstateError
@@ -11,6 +15,8 @@ from rehearsal.kube import Object
 
 _NAMESPACE, _CLUSTER = "datalake", "postgres"
 _OPERATOR_WORDS = ("failover", "Failover", "isn't healthy", "switchover", "target primary")
+_PAUSE_S = 45.0
+"""Longer than a kubelet waits for a primary that hangs, and than the operator does."""
 _INSTANCE_WORDS = (
     "romote",  # promote, Promote, promoted
     "new timeline",
@@ -36,7 +42,8 @@ def _healthy(status: Object) -> bool:
     )
 
 
-def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
+def _primary(scene: Scene) -> tuple[str, Object]:
+    """Name and pod of the primary, when all is well. Raises EstateError."""
     before = _cluster(scene)
     if not _healthy(before):
         raise EstateError(
@@ -45,13 +52,40 @@ def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:
             "wait until ./estate verify is green",
         )
     primary = str(before["currentPrimary"])
-    pod = scene.pod(_NAMESPACE, primary)
+    return primary, scene.pod(_NAMESPACE, primary)
+
+
+def _delete(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    primary, pod = _primary(scene)
     scene.delete_by_force(_NAMESPACE, primary)
 
     def whole() -> bool:
         return scene.pod_ready_again(_NAMESPACE, primary, pod) and _healthy(_cluster(scene))
 
     return f"primary {primary}: pod deleted by force", whole
+
+
+def _pause(scene: Scene) -> tuple[str, Callable[[], bool]]:
+    primary, pod = _primary(scene)
+    paused = pod_processes(scene.rehearsal, pod)
+    for process in paused:
+        _signal(process, signal.SIGSTOP)
+    over = time.monotonic() + _PAUSE_S
+
+    def whole() -> bool:
+        if time.monotonic() < over:
+            return False
+        for process in paused:
+            _signal(process, signal.SIGCONT)
+        return scene.pod_ready_again(_NAMESPACE, primary, pod) and _healthy(_cluster(scene))
+
+    return f"primary {primary}: {len(paused)} processes paused for {_PAUSE_S:.0f} s", whole
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    # psutil compares start times: a process that took the id of one that ended gets nothing.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
 
 
 def _observe(scene: Scene) -> Callable[[], dict[str, str]]:
@@ -106,12 +140,22 @@ def _explain(scene: Scene) -> list[Event]:
     ]
 
 
-DRILL = Drill(
+PAUSED = Drill(
+    id="postgres-paused",
+    title="the PostgreSQL primary's processes paused until given up, under writes through Pgpool",
+    writers=("postgres",),
+    target_s=50.0,
+    strike=_pause,
+    observe=_observe,
+    explain=_explain,
+)
+
+PRIMARY = Drill(
     id="postgres-primary",
     title="the PostgreSQL primary's pod deleted by force, under writes through Pgpool",
     writers=("postgres",),
     target_s=10.0,
-    strike=_strike,
+    strike=_delete,
     observe=_observe,
     explain=_explain,
 )

@@ -204,6 +204,18 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
         ),
         (
             "postgres",
+            "PostgresStandbyNotStreaming",
+            {'cnpg_pg_replication_streaming_replicas{namespace="datalake", pod="postgres-1"}': 1},
+            True,
+        ),
+        (
+            "postgres",
+            "PostgresStandbyNotStreaming",
+            {'cnpg_pg_replication_streaming_replicas{namespace="datalake", pod="postgres-1"}': 2},
+            False,
+        ),
+        (
+            "postgres",
             "PostgresNoSynchronousStandby",
             {'cnpg_pg_replication_streaming_replicas{namespace="datalake", pod="postgres-1"}': 0},
             True,

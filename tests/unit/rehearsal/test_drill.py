@@ -148,6 +148,7 @@ def test_without_a_name_the_drills_are_listed(
         drill.IMAGES,
         "kafka-broker",
         "postgres-primary",
+        "postgres-paused",
         "api-server",
         "kubelet",
         "mosquitto",

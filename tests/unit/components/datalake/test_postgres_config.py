@@ -110,6 +110,15 @@ def test_stopping_does_not_wait_for_clients_and_ends_within_its_grace() -> None:
     assert timing["stopDelay"] >= 15
 
 
+def test_a_primary_that_hangs_is_dead_before_the_operator_names_another() -> None:
+    probes = failover_timing()["probes"]
+    live, ready = probes["liveness"], probes["readiness"]
+    killed_s = live["periodSeconds"] * live["failureThreshold"] + live["timeoutSeconds"]
+    killed_s += live["terminationGracePeriodSeconds"]
+    given_up_s = ready["periodSeconds"] * (ready["failureThreshold"] - 1)
+    assert killed_s < given_up_s
+
+
 def test_every_certificate_is_the_estates() -> None:
     assert spec()["certificates"] == {
         "serverTLSSecret": "postgres-server",
