@@ -11,6 +11,11 @@ def mosquitto_dashboard(name: str, namespace: str) -> Dashboard:
     def rate(series: str) -> str:
         return f"sum(rate(mosquitto_{series}_total{{{HERE}}}[{RATE}]))"
 
+    def last(series: str) -> str:
+        # Mosquitto publishes what has changed and forgets the rest after a minute: an exporter that
+        # starts again hears nothing of a value that stays, and it is the one known before.
+        return f"sum(last_over_time(mosquitto_{series}{{{HERE}}}[1d]))"
+
     return Dashboard(
         name=name,
         title="Mosquitto",
@@ -33,7 +38,7 @@ def mosquitto_dashboard(name: str, namespace: str) -> Dashboard:
             stat(
                 "Messages dropped in 5 minutes",
                 "A subscriber is offline or too slow, and its queue is full.",
-                f"sum(increase(mosquitto_publish_dropped_total{{{HERE}}}[5m]))",
+                quiet(f"sum(increase(mosquitto_publish_dropped_total{{{HERE}}}[5m]))"),
                 red_from=1,
             ),
         ],
@@ -56,7 +61,7 @@ def mosquitto_dashboard(name: str, namespace: str) -> Dashboard:
                 "Messages held",
                 "Retained ones, and those queued for clients that are away.",
                 "short",
-                {"held": f"sum(mosquitto_stored_messages{{{HERE}}})"},
+                {"held": last("stored_messages")},
             ),
             graph(
                 "Heap in use",
@@ -69,8 +74,8 @@ def mosquitto_dashboard(name: str, namespace: str) -> Dashboard:
                 "Kept sessions of clients that are away fill queues.",
                 "short",
                 {
-                    "away": f"sum(mosquitto_clients_disconnected{{{HERE}}})",
-                    "subscriptions": f"sum(mosquitto_subscriptions{{{HERE}}})",
+                    "away": last("clients_disconnected"),
+                    "subscriptions": last("subscriptions"),
                 },
             ),
         ],
@@ -79,7 +84,7 @@ def mosquitto_dashboard(name: str, namespace: str) -> Dashboard:
                 "Messages dropped",
                 "Lost for the subscriber whose queue was full.",
                 "mps",
-                {"dropped": rate("publish_dropped")},
+                {"dropped": quiet(rate("publish_dropped"))},
             ),
         ],
     )

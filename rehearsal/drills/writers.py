@@ -97,7 +97,9 @@ class PostgresWriter(threading.Thread):
         return psycopg.connect(
             self._dsn,
             autocommit=True,
-            connect_timeout=2,
+            # A pool waits for a session as long as its application allows; a writer that looks
+            # for the next primary asks again soon.
+            connect_timeout=2 if math.isinf(self._lifetime_s) else 10,
             tcp_user_timeout=int(_CLIENT_TIMEOUT_S * 1000),
             options=f"-c statement_timeout={int(_CLIENT_TIMEOUT_S * 1000)}",
             # Prepared statements would outlive the session behind a pool.

@@ -76,14 +76,33 @@ def test_images_are_sent_and_their_receipts_shown(visitor: Visitor) -> None:
     assert visitor.complaints == []
 
 
-def test_images_are_dropped(visitor: Visitor) -> None:
+@pytest.mark.parametrize("where", ["#drop", "h1"])
+def test_images_are_dropped(visitor: Visitor, where: str) -> None:
     dropped = visitor.page.evaluate_handle(
         "() => { const all = new DataTransfer();"
         " all.items.add(new File(['x'], 'dropped.png', {type: 'image/png'})); return all; }"
     )
     visitor.give_token()
-    visitor.page.locator("#drop").dispatch_event("drop", {"dataTransfer": dropped})
+    event = {"dataTransfer": dropped, "bubbles": True, "cancelable": True}
+    visitor.page.locator(where).dispatch_event("drop", event)
     visitor.sees("dropped.png", "quarantined: ")
+
+
+def test_what_a_server_failed_at_is_sent_again(visitor: Visitor) -> None:
+    failed: list[str] = []
+
+    def fails_once(route: Route) -> None:
+        if route.request.method in failed or route.request.method == "OPTIONS":
+            route.continue_()
+        else:
+            failed.append(route.request.method)
+            route.fulfill(status=503, body="busy")
+
+    visitor.page.route("**/files/**", fails_once)
+    visitor.give_token()
+    visitor.choose(visitor.file("again.png", picture("PNG", seed=6)))
+    visitor.sees("again.png", "received")
+    assert {"POST", "PATCH"} <= set(failed)
 
 
 def test_a_token_that_expires_before_the_receipt_can_be_replaced(visitor: Visitor) -> None:

@@ -122,7 +122,8 @@ byId("files").addEventListener("change", (event) => {
 });
 const drop = byId("drop");
 for (const kind of ["dragover", "dragleave", "drop"]) {
-  drop.addEventListener(kind, (event) => {
+  // On the whole page: a file dropped beside the area would be opened in its place.
+  document.addEventListener(kind, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", kind === "dragover");
     if (kind === "drop") add(event.dataTransfer.files);
