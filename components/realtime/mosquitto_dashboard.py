@@ -12,9 +12,10 @@ def mosquitto_dashboard(name: str, namespace: str) -> Dashboard:
         return f"sum(rate(mosquitto_{series}_total{{{HERE}}}[{RATE}]))"
 
     def last(series: str) -> str:
-        # Mosquitto publishes what has changed and forgets the rest after a minute: an exporter that
-        # starts again hears nothing of a value that stays, and it is the one known before.
-        return f"sum(last_over_time(mosquitto_{series}{{{HERE}}}[1d]))"
+        # Mosquitto publishes what has changed, and an exporter that starts again hears nothing of a
+        # value that stays: it is the one known before. Only then, as the day holds former pods too.
+        now = f"mosquitto_{series}{{{HERE}}}"
+        return f"sum({now}) or max(last_over_time({now}[1d]))"
 
     return Dashboard(
         name=name,

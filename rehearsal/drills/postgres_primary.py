@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable
 
@@ -42,8 +41,8 @@ def _healthy(status: Object) -> bool:
     )
 
 
-def _primary(scene: Scene) -> tuple[str, Object]:
-    """Name and pod of the primary, when all is well. Raises EstateError."""
+def _primary(scene: Scene) -> Object:
+    """The primary's pod, when all is well. Raises EstateError."""
     before = _cluster(scene)
     if not _healthy(before):
         raise EstateError(
@@ -51,41 +50,41 @@ def _primary(scene: Scene) -> tuple[str, Object]:
             f"{before.get('readyInstances', 0)} of {before.get('instances')} instances are ready",
             "wait until ./estate verify is green",
         )
-    primary = str(before["currentPrimary"])
-    return primary, scene.pod(_NAMESPACE, primary)
+    return scene.pod(_NAMESPACE, str(before["currentPrimary"]))
+
+
+def _whole(scene: Scene, pod: Object) -> bool:
+    """Whether the pod that was the primary runs anew, and the cluster has all its instances."""
+    name = str(pod["metadata"]["name"])
+    return scene.pod_ready_again(_NAMESPACE, name, pod) and _healthy(_cluster(scene))
 
 
 def _delete(scene: Scene) -> tuple[str, Callable[[], bool]]:
-    primary, pod = _primary(scene)
-    scene.delete_by_force(_NAMESPACE, primary)
-
-    def whole() -> bool:
-        return scene.pod_ready_again(_NAMESPACE, primary, pod) and _healthy(_cluster(scene))
-
-    return f"primary {primary}: pod deleted by force", whole
+    pod = _primary(scene)
+    name = str(pod["metadata"]["name"])
+    scene.delete_by_force(_NAMESPACE, name)
+    return f"primary {name}: pod deleted by force", lambda: _whole(scene, pod)
 
 
 def _pause(scene: Scene) -> tuple[str, Callable[[], bool]]:
-    primary, pod = _primary(scene)
+    pod = _primary(scene)
     paused = pod_processes(scene.rehearsal, pod)
     for process in paused:
-        _signal(process, signal.SIGSTOP)
+        with contextlib.suppress(psutil.NoSuchProcess):  # a probe's, which has ended
+            process.suspend()
     over = time.monotonic() + _PAUSE_S
 
     def whole() -> bool:
         if time.monotonic() < over:
             return False
         for process in paused:
-            _signal(process, signal.SIGCONT)
-        return scene.pod_ready_again(_NAMESPACE, primary, pod) and _healthy(_cluster(scene))
+            # psutil compares start times: whoever took the id of one that ended is left alone.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        return _whole(scene, pod)
 
-    return f"primary {primary}: {len(paused)} processes paused for {_PAUSE_S:.0f} s", whole
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    # psutil compares start times: a process that took the id of one that ended gets nothing.
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
+    name = pod["metadata"]["name"]
+    return f"primary {name}: {len(paused)} processes paused for {_PAUSE_S:.0f} s", whole
 
 
 def _observe(scene: Scene) -> Callable[[], dict[str, str]]:
