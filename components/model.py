@@ -167,8 +167,8 @@ class Images(Mapping[str, Image]):
         except KeyError:
             known = ", ".join(sorted(self._images)) or "none"
             raise MissingImage(
-                f"image {key!r} has no digest in this environment (known: {known}); an environment "
-                f"that pulls needs images.{key}.digest in configs/versions.toml"
+                f"image {key!r} has no digest in this environment (known: {known}); name it in "
+                f"images.digests.{key} of the environment, or in configs/versions.toml for all"
             ) from None
 
     def __iter__(self) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -30,7 +30,7 @@ from components.datalake.pipeline_config import PipelineConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.rook_config import RookConfig
 from components.datalake.transfer_config import TransferConfig
-from components.model import Model, Name, SecretRef, problem, refuse
+from components.model import DIGEST, Model, Name, SecretRef, problem, refuse
 from components.monitoring.config import MonitoringConfig, PrometheusOperatorConfig
 from components.platform.config import CertManagerConfig, NamespacesConfig, NetworkConfig, PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
@@ -57,6 +57,23 @@ class ImagesConfig(Model):
     """`upstream`: digests of versions.toml; `rehearsal`: built here, digests in $ESTATE_IMAGES."""
 
     source: Literal["upstream", "rehearsal"] = "upstream"
+    registry: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$",
+        description="host and path that the images made here are pushed to",
+    )
+    digests: dict[str, Annotated[str, Field(pattern=DIGEST)]] = Field(
+        default_factory=dict,
+        description="of images that versions.toml has none of, or another one of, by key",
+    )
+
+    @model_validator(mode="after")
+    def _built_here_need_neither(self) -> ImagesConfig:
+        text = "what a rehearsal builds is pinned by its lock; leave it out"
+        given = {"registry": self.registry, "digests": self.digests}
+        if self.source == "rehearsal":
+            refuse([problem(key, value, text) for key, value in given.items() if value])
+        return self
 
 
 class Taint(Model):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ class Version(Model):
     built: str | None = Field(
         default=None, min_length=1, description="the rehearsal's tag, where it is another"
     )
+    own: bool = Field(default=False, description="made here, pushed to an environment's registry")
     unpinned: str | None = Field(
         default=None, min_length=8, description="why an image that nobody builds has no digest"
     )
@@ -79,15 +81,47 @@ def agree(recipes: Mapping[str, tuple[str, str]], path: Path = VERSIONS) -> None
         raise ConfigError(problems)
 
 
-def upstream(path: Path = VERSIONS) -> Images:
-    """The images that an environment pulls: those with upstream's digest in versions.toml."""
-    return Images(
-        {
-            key: Image(repository=entry.repository, tag=entry.tag, digest=entry.digest)
-            for key, entry in declared(path).items()
-            if entry.digest is not None
-        }
-    )
+@dataclass(frozen=True)
+class Pulled:
+    """What an environment pulls, and what it lacks a digest for."""
+
+    images: Images
+    unpinned: Images
+    """With a digest in form only, for pods that never run."""
+
+
+def pulled(
+    registry: str | None = None, digests: Mapping[str, str] | None = None, path: Path = VERSIONS
+) -> Pulled:
+    """The images of an environment that pulls.
+
+    `digests` by key are the environment's own and go before those of versions.toml. Own images lie
+    in `registry`, under the last part of their name. Raises ConfigError for a key that is no image,
+    and for the digest of an own image without a registry.
+    """
+    given, entries = digests or {}, declared(path)
+    found: dict[str, dict[str, Image]] = {"images": {}, "unpinned": {}}
+    problems = [
+        f"images.digests.{key}: no image of {_short(path)}; {_nearest(key, entries)}"
+        for key in given
+        if key not in entries
+    ]
+    problems += [
+        f"images.registry: missing; images.digests.{key} is of an image that is made here, so "
+        "name the registry that it was pushed to"
+        for key in given
+        if registry is None and key in entries and entries[key].own
+    ]
+    if problems:
+        raise ConfigError(problems)
+    for key, entry in entries.items():
+        repository, digest = entry.repository, given.get(key, entry.digest)
+        if entry.own and registry is not None:
+            repository = f"{registry}/{repository.rpartition('/')[2]}"
+        found["images" if digest else "unpinned"][key] = Image(
+            repository=repository, tag=entry.tag, digest=digest or _in_form(repository, entry.tag)
+        )
+    return Pulled(Images(found["images"]), Images(found["unpinned"]))
 
 
 def placeholders(path: Path = VERSIONS) -> dict[str, dict[str, str]]:
@@ -98,8 +132,7 @@ def placeholders(path: Path = VERSIONS) -> dict[str, dict[str, str]]:
     lock = {}
     for key, entry in declared(path).items():
         repository, tag = entry.rehearsed
-        digest = hashlib.sha256(f"{repository}:{tag}".encode()).hexdigest()
-        lock[key] = {"repository": repository, "tag": tag, "digest": f"sha256:{digest}"}
+        lock[key] = {"repository": repository, "tag": tag, "digest": _in_form(repository, tag)}
     return lock
 
 
@@ -150,6 +183,11 @@ def _all(
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _in_form(repository: str, tag: str) -> str:
+    """No image's digest, in the form of one."""
+    return f"sha256:{hashlib.sha256(f'{repository}:{tag}'.encode()).hexdigest()}"
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +58,7 @@ def rehearse(environment: str, *, keep: bool, as_json: bool, offline: bool) -> i
             rehearsal.start_control_plane(found)
             rehearsal.apply(found, f"{addons.simulated()}\n---\n{addons.nodes(declared.nodes)}")
             console.step(f"pulumi up of {environment}")
-            rows = _rows(rehearsal, found)
+            rows = _rows(rehearsal, found, declared)
         finally:
             if not keep:
                 if rows is None or any(row.state == "failed" for row in rows):
@@ -101,7 +101,7 @@ def _declared(environment: str) -> Environment:
     return declared
 
 
-def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
+def _rows(rehearsal: Rehearsal, found: dict[str, Any], declared: Environment) -> list[Row]:
     pulumi = Pulumi(rehearsal, progress=sys.stderr)  # stdout is for the result
     pulumi.select()
     events = rehearsal.folder / "logs" / "pulumi-events.jsonl"
@@ -123,6 +123,7 @@ def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
             return [replace(accepted, state="failed", detail=said), *others]
         # What is stored is compared before anything is added to it.
         rows += verify.drift_rows(rehearsal, api, drift.declared(state.resources))
+        rows += _digests(declared, state.resources)
         lacking = placeholders.missing(api, state.outputs.get("expected_pods") or [])
         if lacking:
             image = versions.declared()["pause"]
@@ -131,6 +132,19 @@ def _rows(rehearsal: Rehearsal, found: dict[str, Any]) -> list[Row]:
         return rows + _settled(rehearsal, api)
     except ApiError as error:
         raise EstateError("Kubernetes API", str(error)[:200], "run it again") from None
+
+
+def _digests(declared: Environment, resources: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Which of the images that are used `pulumi up` would refuse, for want of a digest."""
+    config = declared.images
+    unpinned = versions.pulled(config.registry, config.digests).unpinned
+    used = json.dumps([one.get("inputs") for one in resources], default=str)
+    lacking = sorted(key for key, image in unpinned.items() if image.digest in used)
+    title = "every image has the digest that it is pulled by"
+    if not lacking:
+        return [Row("rehearse.digests", title, "passed", "")]
+    said = f"pulumi up refuses what needs these until images.digests has them: {', '.join(lacking)}"
+    return [Row("rehearse.digests", title, "skipped", said)]
 
 
 def errors(events: Path) -> str:
@@ -178,6 +192,7 @@ def _budgets(api: Api) -> list[Row]:
 
 def _report(environment: str, rows: Sequence[Row], seconds: float, as_json: bool) -> int:
     failed = sum(row.state == "failed" for row in rows)
+    skipped = sum(row.state == "skipped" for row in rows)
     if as_json:
         console.emit_json(
             {
@@ -192,6 +207,7 @@ def _report(environment: str, rows: Sequence[Row], seconds: float, as_json: bool
         console.table(f"Rehearsal of {environment}", ("row", "what", "state", "detail"), cells)
         console.table("Not rehearsed", ("what", "why"), NOT_REHEARSED)
     colour = "red" if failed else "green"
-    words = f"{len(rows) - failed} passed, {failed} failed in {seconds:.0f} s"
+    passed = len(rows) - failed - skipped
+    words = f"{passed} passed, {failed} failed, {skipped} skipped in {seconds:.0f} s"
     console.say(f"[{colour}]{words}[/]")
     return 1 if failed else 0

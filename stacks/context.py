@@ -199,13 +199,14 @@ def from_pulumi() -> Context:
     if rotated := config.get_object(PKI_KEY):
         pki = PkiConfig.model_validate({**environment.pki.model_dump(), **rotated})
         environment = environment.model_copy(update={"pki": pki})
+    rehearsed = os.environ.get(REHEARSE_VARIABLE) == "1"
     return Context(
         environment=environment,
-        images=_images(environment),
+        images=_images(environment, rehearsed=rehearsed),
         stack=stack,
         config=config,
         sources=SecretSources(_folder(os.environ.get(SECRETS_VARIABLE))),
-        rehearsed=os.environ.get(REHEARSE_VARIABLE) == "1",
+        rehearsed=rehearsed,
         placeholders=os.environ.get(PLACEHOLDERS_VARIABLE) == "1",
     )
 
@@ -219,9 +220,12 @@ def _folder(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
-def _images(environment: Environment) -> Images:
-    if environment.images.source == "upstream":
-        return versions.upstream()
+def _images(environment: Environment, *, rehearsed: bool) -> Images:
+    config = environment.images
+    if config.source == "upstream":
+        pulled = versions.pulled(config.registry, config.digests)
+        # Nothing is pulled in a rehearsal; what lacks a digest is among the words at its end.
+        return Images({**pulled.images, **pulled.unpinned}) if rehearsed else pulled.images
     lock = os.environ.get(IMAGES_VARIABLE)
     if not lock:
         raise ConfigError(

@@ -28,11 +28,13 @@ from policies.pod_security import level_of
 from stacks.context import Context
 from stacks.estate import compose
 from stacks.secret_sources import SecretSources
-from tests.rook import with_ceph
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "4dabf18193072939515e22adb298388d"  # Pulumi's mark of a secret value
-ANNOTATION = ROOT / "tests" / "onprem-annotation.yaml"
+ONPREM: dict[str, Any] = yaml.safe_load(
+    (ROOT / "configs" / "Pulumi.onprem.yaml").read_text(encoding="utf-8")
+)["config"][CONFIG_KEY]
+"""The values of onprem, as they are written."""
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
 
@@ -122,12 +124,16 @@ def images() -> Images:
     return Images(found)
 
 
+def pulled(environment: str = "onprem") -> Images:
+    """Every image of an environment that pulls; those without a digest as in a rehearsal of it."""
+    config = load(ROOT / "configs" / f"Pulumi.{environment}.yaml").images
+    found = versions.pulled(config.registry, config.digests)
+    return Images({**found.images, **found.unpinned})
+
+
 @functools.cache
 def render(environment: str = "local") -> Rendered:
-    """The environment's program, run once per test session.
-
-    `onprem+ceph` is with Ceph by Rook, `onprem+ceph+annotation` with annotation too.
-    """
+    """The environment's program, run once per test session."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.rendering", environment],
         cwd=ROOT,
@@ -139,34 +145,14 @@ def render(environment: str = "local") -> Rendered:
     return Rendered(**json.loads(done.stdout))
 
 
-def with_annotation(values: dict[str, Any]) -> dict[str, Any]:
-    """The environment's values with annotation, which needs the object store."""
-    return {**values, "annotation": yaml.safe_load(ANNOTATION.read_text(encoding="utf-8"))}
-
-
-_WITH = {"ceph": with_ceph, "annotation": with_annotation}
-"""What no environment has yet, by the name behind a `+`."""
-
-
 def _run(environment: str) -> dict[str, Any]:
     found = _Mocks()
     monitor = _Monitor(found)
     pulumi.runtime.set_mocks(
         found, project="estate", stack=environment, preview=False, monitor=monitor
     )
-    name, *more = environment.split("+")
-    path = ROOT / "configs" / f"Pulumi.{name}.yaml"
-    values = load(path)
-    if more:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        added = document["config"][CONFIG_KEY]
-        for part in more:
-            added = _WITH[part](added)
-        values = load(added)
+    values = load(ROOT / "configs" / f"Pulumi.{environment}.yaml")
     contexts: list[Context] = []
-    # What has no digest yet can be tried all the same.
-    pulled = Images({**images(), **versions.upstream()}) if more else versions.upstream()
-
     with TemporaryDirectory() as folder:
         for _, ref in secret_refs(values):
             if ref.file is not None:
@@ -178,7 +164,7 @@ def _run(environment: str) -> dict[str, Any]:
         def program() -> None:
             context = Context(
                 environment=values,
-                images=pulled if values.images.source == "upstream" else images(),
+                images=pulled(environment) if values.images.source == "upstream" else images(),
                 stack=environment,
                 config=pulumi.Config("estate"),
                 sources=SecretSources(Path(folder)),

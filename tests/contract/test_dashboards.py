@@ -20,7 +20,7 @@ VALUES = {"namespace": "datalake|platform", "pod": "a-0|a-1", "__rate_interval":
 
 
 def dashboards() -> Iterator[dict[str, Any]]:
-    for environment in ("local", "onprem", "onprem+ceph+annotation"):
+    for environment in ("local", "onprem"):
         for body in render(environment).objects("ConfigMap"):
             if LABEL.items() <= (body["metadata"].get("labels") or {}).items():
                 yield from map(json.loads, body["data"].values())

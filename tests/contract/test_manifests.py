@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from components.platform.cert_manager import PROGRAMS
-from components.platform.namespaces import NAMESPACES
+from components.platform.namespaces import NAMESPACES, STORAGE
 from components.workload import MONITOR_LABELS
 from configs import versions
-from tests.rendering import SECRET, WORKLOADS, Rendered, render
+from tests.rendering import SECRET, WORKLOADS, Rendered, pulled, render
 from tests.state.probes import find
 
 CONFIGS = Path(versions.__file__).parent
@@ -50,7 +50,7 @@ def test_the_core_is_there(local: Rendered) -> None:
 
 def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> None:
     """Every image of it is versions.toml's; cert-manager's is the newest, with its own manifest."""
-    pinned = {image.ref for image in versions.upstream().values()}
+    pinned = {image.ref for image in pulled().values()}
     onprem = render("onprem")
     used = {container["image"] for _, _, pod in _pods(onprem) for container in _containers(pod)}
     used |= {body["spec"]["imageName"] for body in onprem.objects("Cluster")}
@@ -68,7 +68,7 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
     assert used <= pinned, sorted(used - pinned)
     repositories = {ref.partition(":")[0] for ref in used}
     assert "quay.io/jetstack/cert-manager-controller" in repositories
-    assert len(repositories) == 18
+    assert len(repositories) == 30
     for name, program in PROGRAMS.items():
         entry = versions.declared()[f"cert_manager_{program}"]
         for rendered, tag in ((onprem, entry.tag), (local, entry.built)):
@@ -80,17 +80,27 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
 
 def test_what_is_rehearsed_has_the_names_of_what_is_pulled(local: Rendered) -> None:
     """The same objects of a component, whichever release of it runs."""
-    pulled = render("onprem")
-    # Of what no rehearsal runs: the archive's plugin, and kube-state-metrics.
+    onprem = render("onprem")
+    # Of what no rehearsal runs: the archive's plugin, kube-state-metrics and annotation.
     alone = {"barman-cloud-server-tls", "barman-cloud-client-tls", "kube-state-metrics-tls"}
+    alone |= {"annotation-tls"}
     for kind in ("Certificate", "ClusterIssuer", "Issuer", "Cluster", "Prometheus", "Alertmanager"):
-        assert set(pulled.names(kind)) - alone <= set(local.names(kind)), kind
+        assert set(onprem.names(kind)) - alone <= set(local.names(kind)), kind
+
+
+def test_one_namespace_alone_is_privileged() -> None:
+    """Rook's, for its disks."""
+    levels = {
+        body["metadata"]["name"]: body["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        for body in render("onprem").objects("Namespace")
+    }
+    assert {name for name, level in levels.items() if level != "restricted"} == {STORAGE}
 
 
 def test_every_namespaced_object_lies_in_a_declared_namespace(rendered: Rendered) -> None:
     for body in rendered.objects():
         namespace = body["metadata"].get("namespace")
-        assert namespace is None or namespace in NAMESPACES, body["metadata"]
+        assert namespace is None or namespace in (*NAMESPACES, STORAGE), body["metadata"]
 
 
 def test_every_container_takes_the_image_that_is_there_and_says_what_runs(

@@ -59,7 +59,7 @@ def _is_peer(peer: dict[str, Any], end: End) -> bool:
     )
 
 
-@pytest.fixture(scope="module", params=[*ENVIRONMENTS, "onprem+ceph+annotation"])
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
 def rendered(request: pytest.FixtureRequest) -> Rendered:
     return render(request.param)
 

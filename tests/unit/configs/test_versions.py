@@ -9,7 +9,7 @@ import pytest
 from configs import versions
 from configs.errors import ConfigError
 
-DIGEST = "sha256:" + "a" * 64
+DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 NAMES = '[images]\nkafka = { repository = "docker.io/apache/kafka", tag = "4.4.0" }\n'
 
 
@@ -51,8 +51,31 @@ def test_a_missing_lock_says_what_makes_it(files: tuple[Path, Path]) -> None:
 
 
 def test_an_image_without_a_digest_is_named(files: tuple[Path, Path]) -> None:
-    with pytest.raises(KeyError, match="'kafka' has no digest"):
-        versions.upstream(files[1])["kafka"]
+    found = versions.pulled(path=files[1])
+    with pytest.raises(KeyError, match=r"'kafka' has no digest.*name it in images\.digests\.kafka"):
+        found.images["kafka"]
+    assert found.unpinned["kafka"].ref.startswith("docker.io/apache/kafka:4.4.0@sha256:")
+
+
+def test_an_environments_own_digest_goes_before(files: tuple[Path, Path]) -> None:
+    files[1].write_text(f'[images.kafka]\nrepository = "r"\ntag = "t"\ndigest = "{OTHER}"\n')
+    assert versions.pulled(path=files[1]).images["kafka"].ref == f"r:t@{OTHER}"
+    assert versions.pulled(None, {"kafka": DIGEST}, files[1]).images["kafka"].ref == f"r:t@{DIGEST}"
+
+
+def test_what_is_made_here_lies_in_the_environments_registry(files: tuple[Path, Path]) -> None:
+    own = 'repository = "docker.io/estate/tusd"\ntag = "v2"\nown = true\n'
+    files[1].write_text(f"{NAMES}\n[images.tusd]\n{own}")
+    found = versions.pulled("registry.example.com/lake", {"tusd": DIGEST}, files[1])
+    assert found.images["tusd"].ref == f"registry.example.com/lake/tusd:v2@{DIGEST}"
+    assert found.unpinned["kafka"].repository == "docker.io/apache/kafka"
+    with pytest.raises(ConfigError, match=r"images\.registry: missing; images\.digests\.tusd"):
+        versions.pulled(None, {"tusd": DIGEST}, files[1])
+
+
+def test_a_digest_of_no_image_is_refused(files: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"images\.digests\.kafak: no image .*did you mean kafka"):
+        versions.pulled(None, {"kafak": DIGEST}, files[1])
 
 
 def test_placeholders_have_every_image_and_pass_as_a_lock(tmp_path: Path) -> None:
@@ -77,7 +100,8 @@ def test_the_tag_that_is_built_may_differ_from_upstreams(files: tuple[Path, Path
         '[images.kafka]\nrepository = "docker.io/apache/kafka"\ntag = "4.5.0"\nbuilt = "4.4.0"\n'
         f'digest = "{DIGEST}"\n'
     )
-    assert versions.upstream(files[1])["kafka"].ref == f"docker.io/apache/kafka:4.5.0@{DIGEST}"
+    pulled = versions.pulled(path=files[1]).images
+    assert pulled["kafka"].ref == f"docker.io/apache/kafka:4.5.0@{DIGEST}"
     _lock(files[0])
     assert versions.rehearsal(*files)["kafka"].tag == "4.4.0"
     assert versions.placeholders(files[1])["kafka"]["tag"] == "4.4.0"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pulumi
 import pytest
-import yaml
 from pulumi.runtime.stack import wait_for_rpcs
 from pydantic import ValidationError
 
@@ -21,16 +20,18 @@ from components.datalake.object_store import ObjectStore
 from components.flows import OUTSIDE, Pods
 from components.model import Image
 from configs.errors import ConfigError
-from configs.schema import CONFIG_KEY, load
+from configs.schema import load
 from policies import model
 from policies.rules import RULES
 from rehearsal import paths
 from services.annotation.settings import Settings
-from tests.rendering import ANNOTATION
-from tests.rook import with_ceph
+from tests.rendering import ONPREM
 from tests.unit.components.datalake.test_postgres_resources import Recorder, plain
 
-VALUES: dict[str, Any] = yaml.safe_load(ANNOTATION.read_text(encoding="utf-8"))
+VALUES: dict[str, Any] = {
+    **ONPREM["annotation"],
+    "versions": [{"name": "roads", "digest": "0123456789abcdef" * 4}],
+}
 TOKEN = "token-of-the-test"
 STORE = ObjectStore(
     host="s3.datalake.svc",
@@ -142,19 +143,15 @@ def test_the_fault_leads_to_no_server_and_nothing_else(made: Made) -> None:
 
 
 def onprem(**changes: Any) -> dict[str, Any]:
-    """The values of onprem with Ceph and annotation, some of Ceph's changed."""
-    file = paths.root() / "configs" / "Pulumi.onprem.yaml"
-    document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    values = with_ceph(document["config"][CONFIG_KEY])
-    ceph = values["ceph"] | changes if values["ceph"] is not None else None
-    return {**values, "ceph": ceph, "annotation": VALUES}
+    """The values of onprem with this annotation, some of Ceph's changed."""
+    return {**ONPREM, "ceph": ONPREM["ceph"] | changes, "annotation": VALUES}
 
 
 def test_what_it_needs_of_the_store_must_be_declared() -> None:
     ceph = onprem()["ceph"]
     assert load(onprem()).annotation is not None
     with pytest.raises(ConfigError, match=r"annotation: .* declare ceph too"):
-        load({**onprem(), "ceph": None})
+        load({**onprem(), "ceph": None, "transfer": None, "pipeline": None})
     others = [one for one in ceph["users"] if one["name"] != USER]
     none = [{**one, "grants": []} for one in ceph["buckets"]]
     with pytest.raises(ConfigError) as found:

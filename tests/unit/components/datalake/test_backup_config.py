@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from components.datalake.backup_config import (
@@ -17,9 +16,8 @@ from components.datalake.backup_config import (
 )
 from components.datalake.mongodb_config import MongodbConfig
 from configs.errors import ConfigError
-from configs.schema import CONFIG_KEY, load
-from rehearsal import paths
-from tests.rook import with_ceph
+from configs.schema import load
+from tests.rendering import ONPREM
 
 STORE = {
     "endpoint": "https://s3.example.com",
@@ -27,9 +25,6 @@ STORE = {
     "access_key": {"file": "backup/access-key"},
     "secret_key": {"file": "backup/secret-key"},
 }
-ONPREM: dict[str, Any] = yaml.safe_load(
-    (paths.root() / "configs" / "Pulumi.onprem.yaml").read_text(encoding="utf-8")
-)["config"][CONFIG_KEY]
 
 
 @pytest.mark.parametrize(
@@ -106,20 +101,18 @@ def test_a_backup_of_nothing_is_refused() -> None:
 
 
 def changed(part: str, **changes: Any) -> dict[str, Any]:
-    values = with_ceph(ONPREM)
-    return {**values, part: {**values[part], **changes}}
+    return {**ONPREM, part: {**ONPREM[part], **changes}}
 
 
-def test_onprem_and_what_it_is_to_have_are_taken() -> None:
-    assert load(ONPREM).backup is not None
-    found = load(with_ceph(ONPREM)).backup
+def test_onprem_is_taken() -> None:
+    found = load(ONPREM).backup
     assert found is not None and found.parts == ["postgres", "mongodb", "kafka"]
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({**with_ceph(ONPREM), "mongodb": None}, "backup.mongodb.*mongodb is not declared"),
+        ({**ONPREM, "mongodb": None, "pipeline": None}, "backup.mongodb.*mongodb is not declared"),
         (
             changed("kafka", users=[u for u in ONPREM["kafka"]["users"] if u["name"] != "backup"]),
             r"kafka.users.*user 'backup' \(backup\) is missing",

@@ -22,7 +22,7 @@ from components.flows import OUTSIDE, Pods
 from components.model import Image, Images
 from configs import versions
 from stacks.context import manifest
-from tests.rook import FILE
+from tests.rendering import ONPREM
 from tests.unit.components.datalake.test_postgres_resources import Recorder, merge, plain
 
 RELEASE = "rook-1.18.8"
@@ -34,7 +34,7 @@ IMAGES = Images(
         for key, one in versions.declared().items()
     }
 )
-VALUES: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))["ceph"]
+VALUES: dict[str, Any] = copy.deepcopy(ONPREM["ceph"])
 VALUES["rook"].pop("replication")  # test_rook_sites.py
 KINDS = {
     *("CephCluster", "CephBlockPool", "CephObjectStore", "CephFilesystem"),

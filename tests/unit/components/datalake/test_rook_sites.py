@@ -9,7 +9,6 @@ from typing import Any
 
 import pulumi
 import pytest
-import yaml
 from pulumi.runtime.stack import wait_for_rpcs
 from pydantic import ValidationError
 
@@ -19,10 +18,10 @@ from components.datalake.ceph_config import CephConfig
 from components.datalake.rook_ceph import RookCeph
 from components.flows import OUTSIDE
 from components.model import Image
-from tests.rook import FILE
+from tests.rendering import ONPREM
 from tests.unit.components.datalake.test_postgres_resources import Recorder, plain
 
-VALUES: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))["ceph"]
+VALUES: dict[str, Any] = ONPREM["ceph"]
 KEYS = ("access-key-of-realm", "secret-key-of-realm")
 IMAGE = Image(repository="quay.io/ceph/ceph", tag="v19", digest="sha256:" + "a" * 64)
 CA = "-----BEGIN CERTIFICATE-----\n"

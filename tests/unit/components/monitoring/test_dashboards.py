@@ -24,7 +24,7 @@ from tests import rendering
 from tests.exporters import exported, unmade_kafka_series
 from tests.promql import queries, resolved, series
 
-ENVIRONMENTS = ("local", "onprem", "onprem+ceph+annotation")
+ENVIRONMENTS = ("local", "onprem")
 ALWAYS = {"Watchdog"}
 
 
