@@ -175,7 +175,7 @@ class Environment(Model):
         refuse(self._backup_problems())
         if self.annotation is not None:
             if self.images.source == "rehearsal":
-                text = "there is no Supervisely here, so no recipe builds its image; leave it out"
+                text = "there is no Supervisely in a rehearsal that it could speak to; leave it out"
                 refuse([problem("annotation", "declared", text)])
             refuse(store_problems(self.ceph))
         return self

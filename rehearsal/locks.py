@@ -105,7 +105,7 @@ def _locks(root: Path) -> list[Lock]:
             alone=True,
         ),
         Lock(
-            "rehearsal/toolchain/requirements-annotation.lock",
+            "rehearsal/images/recipes/annotation.requirements.lock",
             _ANNOTATION,
             "Supervisely's SDK and what services/annotation needs beside it (ADR 26)",
             left_out=("opencv-python", "debugpy", "uvloop"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rehearsal.images.errors import ImageError
@@ -54,9 +55,8 @@ def _download(layer: PypiLayer, requirements: Path, into: Path, machine: str) ->
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise ImageError(
-            f"pip download of {requirements.name} failed: {(lines or [done.stderr[-200:]])[0]}",
+            f"pip download of {requirements.name} failed: {_first_error(done.stderr)}",
             "Check that the package index answers, and the hashes of the requirements",
         )
 
@@ -85,6 +85,50 @@ def wheel_entries(wheel: Path, into: str, scratch: Path) -> list[Entry]:
     return entries
 
 
+def _parted(text: str, sources: Collection[str]) -> tuple[list[str], list[str]]:
+    """The requirements of a lock, one a line, without `sources`; and those of `sources`."""
+    logical = [
+        line.strip()
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    found: tuple[list[str], list[str]] = ([], [])
+    for line in logical:
+        found[line.partition("==")[0] in sources].append(line)
+    return found
+
+
+def _hashes(line: str) -> list[str]:
+    return re.findall(r"--hash=sha256:([0-9a-f]{64})", line)
+
+
+def _build(lines: Sequence[str], wheels: Mapping[str, Path], scratch: Path) -> list[Path]:
+    """Make wheels of what is published as source alone; nothing comes without a hash.
+
+    :raises ImageError: the lock has no setuptools, or pip fails.
+    """
+    builders = [wheel for wheel in wheels.values() if wheel.name.startswith("setuptools-")]
+    if not builders:
+        raise ImageError("the lock has packages to build and no setuptools", "Add it to the lock")
+    pins, made = scratch / "sources.txt", scratch / "built"
+    pins.write_text("\n".join(lines), encoding="utf-8")
+    command = [
+        sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--require-hashes",
+        "--no-binary", ":all:", "--no-build-isolation", "--use-pep517",
+        "-r", str(pins), "-w", str(made),
+    ]  # fmt: skip
+    # A wheel can be imported from as it is.
+    env = {**os.environ, "PYTHONPATH": str(builders[0])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        raise ImageError(f"pip wheel failed: {_first_error(done.stderr)}", "See what pip says")
+    return sorted(made.glob("*.whl"))
+
+
+def _first_error(said: str) -> str:
+    return next((line for line in said.splitlines() if line.startswith("ERROR")), said[-200:])
+
+
 def layer_content(
     layer: PypiLayer, folder: Path, cache_root: Path, scratch: Path
 ) -> tuple[list[Entry], list[Component]]:
@@ -93,11 +137,7 @@ def layer_content(
     :raises ImageError: pip fails, or a wheel does not match its hash.
     """
     text = read_lock(folder, layer)
-    logical = [
-        line.strip()
-        for line in text.replace("\\\n", " ").splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
+    logical, built = _parted(text, layer.sources)
     store = cache_root / "pypi"
     store.mkdir(parents=True, exist_ok=True)
 
@@ -105,16 +145,14 @@ def layer_content(
         return {sha256_of(wheel): wheel for wheel in store.glob("*.whl")}
 
     def lacking(wheels: Mapping[str, Path]) -> list[str]:
-        return [
-            line
-            for line in logical
-            if not set(re.findall(r"--hash=sha256:([0-9a-f]{64})", line)) & set(wheels)
-        ]
+        return [line for line in logical if not set(_hashes(line)) & set(wheels)]
 
     with locked(store / ".lock"):
         wheels = kept()
         if lacking(wheels):
-            _download(layer, folder / layer.requirements, store, platform.machine())
+            pins = scratch / layer.requirements
+            pins.write_text("\n".join(logical), encoding="utf-8")
+            _download(layer, pins, store, platform.machine())
             wheels = kept()
     if lacking(wheels):
         raise ImageError(
@@ -123,11 +161,14 @@ def layer_content(
         )
     entries: list[Entry] = []
     components = []
+    for line in built:
+        name, _, version = line.split()[0].partition("==")
+        components.append(Component("pypi", name.lower(), version, _hashes(line)[0]))
+    for wheel in _build(built, wheels, scratch) if built else ():
+        entries += wheel_entries(wheel, layer.into, scratch)
     for line in logical:
         # A requirement may carry hashes for several platforms: the wheel that pip chose is kept.
-        checksum = next(
-            item for item in re.findall(r"--hash=sha256:([0-9a-f]{64})", line) if item in wheels
-        )
+        checksum = next(item for item in _hashes(line) if item in wheels)
         name, _, version = line.split()[0].partition("==")
         entries += wheel_entries(wheels[checksum], layer.into, scratch)
         components.append(Component("pypi", name.lower(), version, checksum))

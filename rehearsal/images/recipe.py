@@ -60,6 +60,8 @@ class PypiLayer(_Strict):
     python: str
     """Version of Debian's python3, such as 3.11."""
     into: str = "usr/lib/python3/dist-packages"
+    sources: tuple[str, ...] = ()
+    """Packages of the file that are published without a wheel; its setuptools builds them."""
 
 
 class GoSource(_Strict):
@@ -176,7 +178,7 @@ class Recipe(_Strict):
     repository: str
     tag: str
     profile: str = "core"
-    """The profile of `up` that needs it."""
+    """The profile of `up` that needs it; "" where none does, but another environment."""
     version_from: str = ""
     """A Debian package whose upstream version the tag names; a note is given when they part."""
     smoke: tuple[str, ...] = Field(min_length=1)

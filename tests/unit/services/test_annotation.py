@@ -7,7 +7,7 @@ from pathlib import Path
 from rehearsal import paths, wheels
 from tests.inner import run_with
 
-LOCK = paths.root() / "rehearsal" / "toolchain" / "requirements-annotation.lock"
+LOCK = paths.root() / "rehearsal" / "images" / "recipes" / "annotation.requirements.lock"
 SOURCES = ("async-asgi-testclient", "imutils", "numerize", "stringcase")
 """Published without wheels."""
 
