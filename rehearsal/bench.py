@@ -97,6 +97,9 @@ def _transfer(found: dict[str, Any] | None) -> list[tuple[str, str]]:
         both = f"{one['tusd_mb_per_s']:.1f} / {one['put_mb_per_s']:.1f} MB/s"
         rows.append((f"{what}, tusd / plain S3 put", both))
         rows.append((f"{what}, tusd against plain put", f"x {one['tusd_to_put']:.2f}"))
+        if several := one.get("several"):
+            beside = f"x {several['tusd_to_put']:.2f}"
+            rows.append((f"{what}, three in a row, judged meanwhile", beside))
         for way in ("put", "parts", "tusd"):
             spent = one.get(f"{way}_cpu_s_per_gb", {})
             said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.items())

@@ -2,9 +2,10 @@
 
 HAProxy verifies the signature, the end and the audience of a token on every request. tusd keeps
 an upload's state in the object store, so every replica can go on with it, but two must not write it
-at once: requests of one upload go to the same replica as long as that one is well, by a consistent
-hash of the upload's name. Every pod has its own proxy, which leads to its own tusd or to a peer's
-proxy.
+at once: requests of one upload go to the replica where it began, whose ordinal is in its name, and
+as long as that one is not well to another, by a consistent hash of the name. Every pod has its own
+proxy, which leads to its own tusd or to a peer's proxy. A sender that keeps its connection so has
+no second proxy between itself and tusd: for files of 50 MB that was a quarter of the time.
 """
 
 from __future__ import annotations
@@ -74,6 +75,14 @@ def _verified(open_: str = "") -> str:
             f"  http-request set-var(txn.device) {claim}('$.device')",
             f"  http-request set-header {DEVICE} %[var(txn.device)] if {device}",
         ]
+    )
+
+
+def _homes(config: TransferConfig, name: str) -> str:
+    """Which replica is an upload's own; HAProxy balances when that one is down, or is no more."""
+    return "\n".join(
+        f"  use-server {name}-{ordinal} if {{ var(txn.home) -m str {ordinal} }}"
+        for ordinal in range(config.replicas)
     )
 
 
@@ -150,9 +159,12 @@ frontend clients
   http-request deny deny_status 405 unless {{ method GET HEAD OPTIONS POST PATCH }}
   # It would make another method of a POST, past the line above.
   http-request del-header X-HTTP-Method-Override
-  # What begins goes anywhere; what goes on goes where it was, however its name is written.
+  # What begins begins here; what goes on goes where it was, however its name is written.
   http-request set-var(txn.key) path,url_dec,field(3,/)
-  http-request set-var(txn.key) uuid if {{ path {files} {BASE_PATH} }}
+  http-request set-var(txn.home) var(txn.key),field(2,-)
+  acl new path {files} {BASE_PATH}
+  http-request set-var(txn.key) uuid if new
+  http-request set-var(txn.home) env(HOSTNAME),field(-1,-) if new
   http-request set-header X-Forwarded-Proto https
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   http-request del-header Forwarded
@@ -164,6 +176,7 @@ backend replicas
   hash-type consistent
   option httpchk
   http-check send meth GET uri /alive ver HTTP/1.1 hdr Host {name}
+{_homes(config, name)}
 {_servers(config, name, headless, domain)}
 
 frontend peers

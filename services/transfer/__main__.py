@@ -53,6 +53,8 @@ def main() -> None:
         page=settings.page,
         finished=worker.add,
         receipt=store.receipt,
+        # A StatefulSet's pod is named so.
+        home=os.environ["HOSTNAME"].rpartition("-")[2],
     ).serve()
 
 

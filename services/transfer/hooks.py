@@ -22,8 +22,11 @@ def object_id(tusd_id: str) -> str:
     return tusd_id.partition("+")[0]
 
 
-def pre_create(event: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """The answer to tusd: a refusal that the client can read, or a name and clean metadata."""
+def pre_create(event: Mapping[str, Any], limits: Limits, home: str) -> dict[str, Any]:
+    """The answer to tusd: a refusal that the client can read, or a name and clean metadata.
+
+    `home` is the ordinal of this replica.
+    """
     upload = event["Upload"]
     metadata: dict[str, str] = upload.get("MetaData") or {}
     if upload.get("SizeIsDeferred") or upload.get("IsPartial") or upload.get("IsFinal"):
@@ -40,7 +43,7 @@ def pre_create(event: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     for key, header in (("sender", SENDER), ("device", DEVICE)):
         if value := (headers.get(header) or [""])[0]:
             kept[key] = value[:_LONGEST]
-    return {"ChangeFileInfo": {"ID": new_id(), "MetaData": kept}}
+    return {"ChangeFileInfo": {"ID": new_id(home=home), "MetaData": kept}}
 
 
 def _refused(status: int, why: str, text: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class _Quiet(ThreadingHTTPServer):
 
 
 class Server:
-    """Answers hooks, receipts, the page, metrics and health."""
+    """Answers hooks, receipts, the page, metrics and health; `home` is this replica's ordinal."""
 
     def __init__(
         self,
@@ -40,8 +40,10 @@ class Server:
         page: Path,
         finished: Callable[[str], None],
         receipt: Callable[[str], str | None],
+        home: str = "0",
     ) -> None:
         self._limits, self._finished, self._receipt = limits, finished, receipt
+        self._home = home
         # Read once: what is not there now is never served.
         self._page = {
             f"/{file.name}": (200, _TYPES[file.suffix], file.read_bytes())
@@ -113,7 +115,7 @@ class Server:
             return 404, "text/plain", b"not here\n"
         answer: dict[str, Any] = {}
         if request["Type"] == "pre-create":
-            answer = hooks.pre_create(request["Event"], self._limits)
+            answer = hooks.pre_create(request["Event"], self._limits, self._home)
         elif request["Type"] == "post-finish":
             self._finished(hooks.object_id(request["Event"]["Upload"]["ID"]))
         return 200, "application/json", json.dumps(answer).encode()

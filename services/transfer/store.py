@@ -29,10 +29,13 @@ TIME_DIGITS = 11
 """Of a name: how many letters are the time."""
 
 
-def new_id(now: float | None = None) -> str:
-    """A name for an upload: milliseconds since 1970 in hexadecimal, then 96 random bits."""
+def new_id(now: float | None = None, *, home: str = "0") -> str:
+    """A name for an upload: milliseconds since 1970 in hexadecimal, `home`, 96 random bits.
+
+    `home` is the ordinal of the replica where it begins: proxies lead what goes on to it.
+    """
     moment = int((time.time() if now is None else now) * 1000)
-    return f"{moment:0{TIME_DIGITS}x}-{secrets.token_hex(12)}"
+    return f"{moment:0{TIME_DIGITS}x}-{home}-{secrets.token_hex(12)}"
 
 
 def first_id(at: float) -> str:

@@ -150,6 +150,7 @@ def test_a_server_for_each_replica_its_own_without_a_detour() -> None:
     for ordinal in range(3):
         assert text.count(f'.if streq("$HOSTNAME","transfer-{ordinal}")') == 1
         assert text.count(f"server transfer-{ordinal} 127.0.0.1:1080 id {ordinal + 1} ") == 1
+        assert f"use-server transfer-{ordinal} if {{ var(txn.home) -m str {ordinal} }}" in text
     assert "jwt_verify" not in haproxy_cfg(TransferConfig(), "t", "p", "d", verified=False)
 
 
