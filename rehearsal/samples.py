@@ -169,16 +169,17 @@ def _contents(
         yield kind, content
     for kind, content, _ in chance.sample(good, again):
         yield kind | {"kind": "same"}, content
-    for kind, _, view in chance.sample(good, len(good)):
+    for kind, content, view in chance.sample(good, len(good)):
         if near == 0:
             break
         smaller = view.resize((view.width * 9 // 10, view.height * 9 // 10))
-        content = _encoded(smaller, "JPEG", quality=80)
-        if apart(view, Image.open(io.BytesIO(content))) > NEAR_BITS:
+        other = _encoded(smaller, "JPEG", quality=80)
+        # As they are sent: what the first one's own format has lost counts too.
+        if apart(_decoded(content), _decoded(other)) > NEAR_BITS:
             continue
         near -= 1
         jpeg = {"kind": "alike", "content_type": "image/jpeg", "suffix": "jpg"}
-        yield kind | jpeg, content
+        yield kind | jpeg, other
     for number in range(bad):
         base = good[number % len(good)][2]
         if large and number == bad - 1:
@@ -226,6 +227,10 @@ def _encoded(image: Image.Image, format_: str, quality: int = 92, **options: Any
         options["quality"] = quality
     image.save(target, format_, **options)
     return target.getvalue()
+
+
+def _decoded(content: bytes) -> Image.Image:
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
 
 
 def _turned(image: Image.Image) -> bytes:
