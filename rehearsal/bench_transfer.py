@@ -30,6 +30,8 @@ from botocore.config import Config
 from PIL import Image
 
 from rehearsal.access import Access
+from rehearsal.drills import lake
+from rehearsal.drills.senders import upload_name
 from services import batches, sending
 
 T = TypeVar("T")
@@ -122,13 +124,17 @@ def _processors() -> Counter[str]:
 
 
 def measure(access: Access) -> dict[str, Any]:
-    """Megabytes per second both ways, and tusd's share of the plain put's."""
+    """Megabytes per second both ways, and tusd's share of the plain put's. All is taken away."""
     run = time.strftime("%H%M%S")
     with tempfile.TemporaryDirectory(prefix="estate-bench-") as folder:
         s3 = _s3(access, Path(folder))
-        large = _large(access, s3, run)
-        small = _small(access, s3, run, Path(folder))
-        _forget(s3, run)
+        sent: list[str] = []
+        try:
+            large = _large(access, s3, run, sent)
+            small = _small(access, s3, run, Path(folder), sent)
+        finally:
+            _forget(s3, run)
+            lake.take_away(access, map(upload_name, sent))
     return {"large": large, "small": small}
 
 
@@ -151,7 +157,7 @@ def _s3(access: Access, folder: Path) -> Any:
     )
 
 
-def _large(access: Access, s3: Any, run: str) -> dict[str, Any]:
+def _large(access: Access, s3: Any, run: str, sent: list[str]) -> dict[str, Any]:
     """One file at a time, by one connection; then several without waiting for verdicts."""
     base = _bmp(_FILE_SIDE, 1)
     rest = _Rest()
@@ -170,6 +176,7 @@ def _large(access: Access, s3: Any, run: str) -> dict[str, Any]:
             for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
                 key = f"{run}/{name}-{files}-{turn}"
                 urls = ways[name].timed(files * len(base), doing[name], key, contents)
+                sent.extend(urls)
                 began = time.monotonic()
                 _receipts(access, urls)
                 if urls:
@@ -187,7 +194,7 @@ def _large(access: Access, s3: Any, run: str) -> dict[str, Any]:
     }
 
 
-def _small(access: Access, s3: Any, run: str, folder: Path) -> dict[str, Any]:
+def _small(access: Access, s3: Any, run: str, folder: Path, sent: list[str]) -> dict[str, Any]:
     """As many connections as are asked for; each sends a batch, or its images one by one."""
     groups = [
         [_bmp(_IMAGE_SIDE, lane * 1000 + number) for number in range(_PER_CONNECTION)]
@@ -205,6 +212,7 @@ def _small(access: Access, s3: Any, run: str, folder: Path) -> dict[str, Any]:
             prefixes = [f"{run}/small-{round_}-{lane}" for lane in range(CONNECTIONS)]
             ways["put"].timed(size, together, partial(_put, s3), prefixes, groups)
             urls = ways["tusd"].timed(size, together, partial(_send_batch, access), archives)
+            sent.extend(urls)
             _receipts(access, urls)
     return {
         "image_bytes": len(groups[0][0]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,11 +17,34 @@ from pymongo import MongoClient
 from components.datalake.mongodb_config import PORT as MONGODB_PORT
 from components.datalake.mongodb_config import VERIFY_USER
 from components.datalake.pipeline_config import CATALOGUE, READER
+from components.datalake.transfer_config import BUCKET
 from rehearsal.access import Access
 from services.pipeline.buckets import Bucket, client
+from services.transfer.store import RECEIPTS, UPLOADS
 
 REGION = "us-east-1"
 _IMAGES, _DATABASE = "images", "lake"
+
+
+def take_away(access: Access, uploads: Iterable[str]) -> None:
+    """Delete what was sent only to be measured or killed: the store of a rehearsal is small.
+
+    Their events and rows stay; a pipeline that comes later finds no bytes and says so. Raises the
+    errors of botocore.
+    """
+    with tempfile.TemporaryDirectory(prefix="estate-s3-") as folder:
+        authority = Path(folder) / "ca.crt"
+        authority.write_text(access.ca)
+        s3 = client(
+            access.s3_endpoint,
+            REGION,
+            access_key=access.s3_access_key,
+            secret_key=access.s3_secret_key,
+            trust=authority,
+        )
+        for name in uploads:
+            for key in (f"{UPLOADS}{name}", f"{UPLOADS}{name}.info", f"{RECEIPTS}{name}.json"):
+                s3.delete_object(Bucket=BUCKET, Key=key)
 
 
 @dataclass(frozen=True)

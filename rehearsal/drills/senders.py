@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, TopicPartition
 from PIL import Image
 
 from rehearsal.access import Access
+from rehearsal.drills import lake
 from rehearsal.drills.record import Record
 from services import tus
 from services.events import QUARANTINED_TOPIC, RECEIVED_TOPIC
@@ -79,7 +80,7 @@ class Sender(threading.Thread):
     def __init__(self, access: Access, run: str) -> None:
         super().__init__(name=f"{self.kind}-sender", daemon=True)
         self.record = Record(self.kind)
-        self._door = access.door()
+        self._access, self._door = access, access.door()
         self._run_id = int(hashlib.sha256(run.encode()).hexdigest()[:8], 16)
         self._topics = [_Topic(access, topic) for topic in (RECEIVED_TOPIC, QUARANTINED_TOPIC)]
         self._asked = threading.Event()
@@ -120,7 +121,7 @@ class Sender(threading.Thread):
                 self.record.error(error)
                 continue
             with self._lock:
-                name = unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
+                name = upload_name(url)
                 self._sent[name] = Sent(number, expected, digest)
                 self.record.acknowledge(number)
             self.noted(number, counted)
@@ -177,6 +178,12 @@ class LargeSender(Sender):
         self.record.note(f"{number}: cuts at {', '.join(f'{cut / 1e6:.0f}' for cut in cuts)} MB")
         return Content(bytes(self._large), cuts), "image/bmp", RECEIVED
 
+    def stop(self) -> dict[str, Any]:
+        """As the others, and take away what was sent."""
+        found = super().stop()
+        lake.take_away(self._access, self._sent)
+        return found
+
     def noted(self, number: int, counted: tus.Counted) -> None:
         """How many requests it took."""
         self.record.note(f"{number}: sent in {counted.requests} requests, {counted.cuts} cuts")
@@ -206,6 +213,11 @@ class _Topic:
     def close(self) -> None:
         """End it."""
         self._consumer.close()
+
+
+def upload_name(url: str) -> str:
+    """The service's name of an upload."""
+    return unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
 
 
 def sha256(content: bytes) -> str:
