@@ -254,6 +254,8 @@ class Pipeline(Component):
             "kube-score.deployment-replicas": "Dagster's daemon must be one; images wait for it",
             "kube-score.deployment-strategy": "two daemons would start every run twice",
         }
+        if self._on_kubernetes:
+            reasons["checkov.CKV_K8S_38"] = "it starts a Job for each run"
         spec = pods.dagster_pod(
             name,
             self._config,
