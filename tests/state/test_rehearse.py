@@ -98,7 +98,7 @@ def test_it_is_accepted_stored_as_sent_and_scheduled(kept: dict[str, Any]) -> No
     # Rook's, on the nodes that have disks, in three racks.
     for pods in ("mon", "mgr", "osd", "rgw", "mds"):
         assert f"storage/rook-ceph-{pods}" in titles
-    for workload in ("transfer", "pipeline-dagster", "pipeline-code", "console", "pgpool"):
+    for workload in ("transfer", "pipeline", "console", "pgpool"):
         assert f"datalake/{workload}" in titles
     assert {"containers", "operators", "secrets"} <= set(kept["not_rehearsed"])
 
