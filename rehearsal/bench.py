@@ -14,7 +14,7 @@ from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
-_SILENCE_S = 600.0
+_SILENCE_S = 900.0
 
 
 def run(name: str, out: Path | None) -> int:
