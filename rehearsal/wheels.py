@@ -47,7 +47,7 @@ def unpacked(
             shutil.rmtree(left, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{prefix.name}.", suffix=".part"))
         try:
-            wheels, built = _parted(lock.read_text(encoding="utf-8"), sources)
+            wheels, built = parted(lock.read_text(encoding="utf-8"), sources)
             _install(fresh, wheels, ["--only-binary", ":all:"], what, way_out)
             if built:
                 options = ["--no-binary", ":all:", "--no-build-isolation", "--use-pep517"]
@@ -59,7 +59,7 @@ def unpacked(
     return target
 
 
-def _parted(lock: str, sources: Collection[str]) -> tuple[str, str]:
+def parted(lock: str, sources: Collection[str]) -> tuple[str, str]:
     """The lock's requirements without `sources`, and those of `sources`."""
     entries = re.findall(r"^[^\s#].*(?:\n\s+--hash.*)*", lock, re.MULTILINE)
     parts: tuple[list[str], list[str]] = ([], [])
@@ -83,20 +83,20 @@ def _install(target: Path, pins: str, options: Sequence[str], what: str, way_out
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={**_environment(), "PYTHONPATH": str(target)},
+            env={**environment(), "PYTHONPATH": str(target)},
         )
     if done.returncode != 0:
-        raise EstateError(what, _reason(done.stderr), way_out)
+        raise EstateError(what, reason(done.stderr), way_out)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The user's own pip settings, less those that would install to another place."""
     elsewhere = {f"PIP_{word}" for word in ("TARGET", "PREFIX", "ROOT", "REQUIRE_VIRTUALENV")}
     kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
     return {**kept, "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def _reason(said: str) -> str:
+def reason(said: str) -> str:
     """The first of pip's errors (the ones behind it only say that there was one)."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]

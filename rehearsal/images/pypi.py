@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rehearsal import wheels
 from rehearsal.images.errors import ImageError
 from rehearsal.images.fsio import locked, sha256_of
 from rehearsal.images.layer import Entry, normal
@@ -56,7 +56,7 @@ def _download(layer: PypiLayer, requirements: Path, into: Path, machine: str) ->
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ImageError(
-            f"pip download of {requirements.name} failed: {_first_error(done.stderr)}",
+            f"pip download of {requirements.name} failed: {wheels.reason(done.stderr)}",
             "Check that the package index answers, and the hashes of the requirements",
         )
 
@@ -85,48 +85,41 @@ def wheel_entries(wheel: Path, into: str, scratch: Path) -> list[Entry]:
     return entries
 
 
-def _parted(text: str, sources: Collection[str]) -> tuple[list[str], list[str]]:
-    """The requirements of a lock, one a line, without `sources`; and those of `sources`."""
-    logical = [
+def _lines(lock: str) -> list[str]:
+    """The requirements of a lock, one a line."""
+    return [
         line.strip()
-        for line in text.replace("\\\n", " ").splitlines()
+        for line in lock.replace("\\\n", " ").splitlines()
         if line.strip() and not line.startswith("#")
     ]
-    found: tuple[list[str], list[str]] = ([], [])
-    for line in logical:
-        found[line.partition("==")[0] in sources].append(line)
-    return found
 
 
 def _hashes(line: str) -> list[str]:
     return re.findall(r"--hash=sha256:([0-9a-f]{64})", line)
 
 
-def _build(lines: Sequence[str], wheels: Mapping[str, Path], scratch: Path) -> list[Path]:
-    """Make wheels of what is published as source alone; nothing comes without a hash.
+def _build(lock: str, fetched: Iterable[Path], scratch: Path) -> list[Path]:
+    """Make wheels of what is published as source alone, by the setuptools among `fetched`: nothing
+    comes without a hash.
 
     :raises ImageError: the lock has no setuptools, or pip fails.
     """
-    builders = [wheel for wheel in wheels.values() if wheel.name.startswith("setuptools-")]
+    builders = [wheel for wheel in fetched if wheel.name.startswith("setuptools-")]
     if not builders:
         raise ImageError("the lock has packages to build and no setuptools", "Add it to the lock")
     pins, made = scratch / "sources.txt", scratch / "built"
-    pins.write_text("\n".join(lines), encoding="utf-8")
+    pins.write_text(lock, encoding="utf-8")
     command = [
         sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--require-hashes",
         "--no-binary", ":all:", "--no-build-isolation", "--use-pep517",
         "-r", str(pins), "-w", str(made),
     ]  # fmt: skip
     # A wheel can be imported from as it is.
-    env = {**os.environ, "PYTHONPATH": str(builders[0])}
+    env = {**wheels.environment(), "PYTHONPATH": str(builders[0])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
-        raise ImageError(f"pip wheel failed: {_first_error(done.stderr)}", "See what pip says")
+        raise ImageError(f"pip wheel failed: {wheels.reason(done.stderr)}", "See what pip says")
     return sorted(made.glob("*.whl"))
-
-
-def _first_error(said: str) -> str:
-    return next((line for line in said.splitlines() if line.startswith("ERROR")), said[-200:])
 
 
 def layer_content(
@@ -136,40 +129,40 @@ def layer_content(
 
     :raises ImageError: pip fails, or a wheel does not match its hash.
     """
-    text = read_lock(folder, layer)
-    logical, built = _parted(text, layer.sources)
+    fetched, built = wheels.parted(read_lock(folder, layer), layer.sources)
+    logical = _lines(fetched)
     store = cache_root / "pypi"
     store.mkdir(parents=True, exist_ok=True)
 
     def kept() -> Mapping[str, Path]:
         return {sha256_of(wheel): wheel for wheel in store.glob("*.whl")}
 
-    def lacking(wheels: Mapping[str, Path]) -> list[str]:
-        return [line for line in logical if not set(_hashes(line)) & set(wheels)]
+    def lacking(held: Mapping[str, Path]) -> list[str]:
+        return [line for line in logical if not set(_hashes(line)) & set(held)]
 
     with locked(store / ".lock"):
-        wheels = kept()
-        if lacking(wheels):
+        held = kept()
+        if lacking(held):
             pins = scratch / layer.requirements
-            pins.write_text("\n".join(logical), encoding="utf-8")
+            pins.write_text(fetched, encoding="utf-8")
             _download(layer, pins, store, platform.machine())
-            wheels = kept()
-    if lacking(wheels):
+            held = kept()
+    if lacking(held):
         raise ImageError(
-            f"no wheel with a hash of the lock for {lacking(wheels)[0].split()[0]!r}",
+            f"no wheel with a hash of the lock for {lacking(held)[0].split()[0]!r}",
             "Correct the requirements",
         )
+    # A requirement may carry hashes for several platforms: the wheel that pip chose is kept.
+    chosen = {line: next(item for item in _hashes(line) if item in held) for line in logical}
     entries: list[Entry] = []
     components = []
-    for line in built:
+    for line in _lines(built):
         name, _, version = line.split()[0].partition("==")
         components.append(Component("pypi", name.lower(), version, _hashes(line)[0]))
-    for wheel in _build(built, wheels, scratch) if built else ():
+    for wheel in _build(built, map(held.__getitem__, chosen.values()), scratch) if built else ():
         entries += wheel_entries(wheel, layer.into, scratch)
-    for line in logical:
-        # A requirement may carry hashes for several platforms: the wheel that pip chose is kept.
-        checksum = next(item for item in _hashes(line) if item in wheels)
+    for line, checksum in chosen.items():
         name, _, version = line.split()[0].partition("==")
-        entries += wheel_entries(wheels[checksum], layer.into, scratch)
+        entries += wheel_entries(held[checksum], layer.into, scratch)
         components.append(Component("pypi", name.lower(), version, checksum))
     return entries, components
