@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rehearsal import kube
 from rehearsal.kube import Api, ApiError
 
 
@@ -78,7 +79,10 @@ def test_other_errors_are_told_at_once(api: Api) -> None:
     assert caught.value.status == 404 and Starting.asked == 2
 
 
-def test_a_server_that_stays_busy_ends_with_its_words(api: Api) -> None:
+def test_a_server_that_stays_busy_ends_with_its_words(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube._BUSY, "backoff_max", 0.01)
     Starting.busy = 1000
     with pytest.raises(ApiError, match="initializing") as caught:
         api.get("/node")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,8 +29,14 @@ json.dump(rendering._run("local"), sys.stdout)
 
 
 def rendered(**pki: Any) -> Rendered:
+    """The local environment with this `pki`; a program once for all tests."""
+    return _rendered(repr(pki))
+
+
+@cache
+def _rendered(pki: str) -> Rendered:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM % repr(pki)],
+        [sys.executable, "-c", PROGRAM % pki],
         cwd=ROOT,
         env=dict(os.environ),
         capture_output=True,
