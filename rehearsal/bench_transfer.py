@@ -32,7 +32,6 @@ from PIL import Image
 
 from rehearsal.access import Access
 from rehearsal.drills import lake
-from rehearsal.drills.senders import upload_name
 from services import batches, sending, tus
 
 T = TypeVar("T")
@@ -135,7 +134,7 @@ def measure(access: Access) -> dict[str, Any]:
             small = _small(access, s3, run, Path(folder), sent)
         finally:
             _forget(s3, run)
-            lake.take_away(access, map(upload_name, sent))
+            lake.take_away(access, map(sending.upload_name, sent))
     return {"large": large, "small": small}
 
 

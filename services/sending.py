@@ -216,9 +216,14 @@ def send(
     return result
 
 
+def upload_name(url: str) -> str:
+    """The service's name of an upload: tusd's own has the store's behind a `+`."""
+    return unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
+
+
 def receipt(door: Door, session: requests.Session, url: str, patience_s: float) -> dict[str, Any]:
     """The receipt of a finished upload, waited for. Raises TimeoutError."""
-    name = unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
+    name = upload_name(url)
     deadline, wait = time.monotonic() + patience_s, 0.1
     while True:
         try:

@@ -1,8 +1,9 @@
-"""Short-lived tokens for image transfer: JWTs that its proxy verifies by itself."""
+"""Short-lived tokens: JWTs that image transfer's proxy and the console verify by themselves."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import jwt
 
@@ -23,13 +24,27 @@ def issue(
 
     `device` is written into every image that is sent with it.
     """
+    more = {} if device is None else {"device": device}
+    return signed(key, subject, audience, more, lifetime_s=lifetime_s, now=now)
+
+
+def signed(
+    key: bytes,
+    subject: str,
+    audience: str,
+    claims: dict[str, Any],
+    *,
+    lifetime_s: float = LIFETIME_S,
+    now: float | None = None,
+) -> str:
+    """A token of the estate's own issuer for `audience`, signed with a PEM private key."""
     begins = int(time.time() if now is None else now)
-    claims = {
+    whole = {
         "iss": ISSUER,
         "aud": audience,
         "sub": subject,
         "iat": begins,
         "exp": begins + int(lifetime_s),
-        **({} if device is None else {"device": device}),
+        **claims,
     }
-    return jwt.encode(claims, key, algorithm=ALGORITHM)
+    return jwt.encode(whole, key, algorithm=ALGORITHM)

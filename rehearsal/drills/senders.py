@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import requests
 from confluent_kafka import Consumer, TopicPartition
@@ -27,6 +26,7 @@ from rehearsal.drills import lake
 from rehearsal.drills.record import Record
 from services import tus
 from services.events import QUARANTINED_TOPIC, RECEIVED_TOPIC
+from services.sending import upload_name
 
 _SETTLE_S = 240.0
 """For what was sent to be verified and told: sweeps come every 30 s."""
@@ -213,11 +213,6 @@ class _Topic:
     def close(self) -> None:
         """End it."""
         self._consumer.close()
-
-
-def upload_name(url: str) -> str:
-    """The service's name of an upload."""
-    return unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
 
 
 def sha256(content: bytes) -> str:

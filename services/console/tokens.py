@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
-import jwt
-
 from services.console.settings import Role
+from services.tokens import ALGORITHM as ALGORITHM
+from services.tokens import ISSUER as ISSUER
+from services.tokens import LIFETIME_S, signed
 
-ALGORITHM, ISSUER, AUDIENCE = "ES256", "estate", "console"
-LIFETIME_S = 900
+AUDIENCE = "console"
 
 
 def issue(
@@ -21,13 +19,4 @@ def issue(
     now: float | None = None,
 ) -> str:
     """A token with one role, signed with the PEM private key of the issuer."""
-    begins = int(time.time() if now is None else now)
-    claims = {
-        "iss": ISSUER,
-        "aud": AUDIENCE,
-        "sub": subject,
-        "iat": begins,
-        "exp": begins + int(lifetime_s),
-        "roles": [role],
-    }
-    return jwt.encode(claims, key, algorithm=ALGORITHM)
+    return signed(key, subject, AUDIENCE, {"roles": [role]}, lifetime_s=lifetime_s, now=now)

@@ -110,7 +110,7 @@ def _announce(client: tus.Client, content: bytes, content_type: str) -> tuple[st
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     url = client.create(len(content), metadata)
-    return url, urlsplit(url).path.rpartition("/")[2].partition("+")[0].partition("%2B")[0]
+    return url, sending.upload_name(url)
 
 
 @probe("transfer_resume")
