@@ -216,8 +216,11 @@ def _harden(pod: dict[str, Any], config: CloudNativePgConfig, image: Image) -> N
         # issues and cainjector injects (controller.go: the folder's files are named as OLM does).
         {"name": "WEBHOOK_CERT_DIR", "value": _WEBHOOK_FOLDER},
         # A standby whose primary vanished without a word notices after this many milliseconds
-        # (default 5000).
-        {"name": "STANDBY_TCP_USER_TIMEOUT", "value": "3000"},
+        # (default 5000), and until then nobody is elected. So it is whenever policies are
+        # enforced: once the pod's object is gone its address belongs to nobody, what the standby
+        # acknowledges is dropped, and the end of the connection waits behind it. The kernel
+        # answers here, not a process, so a busy node is no reason for more.
+        {"name": "STANDBY_TCP_USER_TIMEOUT", "value": "2000"},
     ]
     container["startupProbe"] |= {"periodSeconds": 1, "failureThreshold": 60}
     container["readinessProbe"] |= {"periodSeconds": 5, "timeoutSeconds": 3}
