@@ -316,6 +316,7 @@ class UploadToken(BaseModel):
     openapi_extra=needs("operator"),
     tags=["uploads"],
     status_code=201,
+    responses=responses(400, 413),
 )
 def upload_token(request: Request, asked: UploadRequest) -> UploadToken:
     """Make a short-lived token for the image-transfer server; it speaks for the caller."""

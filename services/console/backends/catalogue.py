@@ -6,12 +6,12 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from services.console.backends import answering
 from services.console.pages import Text
@@ -27,6 +27,16 @@ _COLUMNS = """
     model
 """.split()  # noqa: SIM905
 _SELECTED = sql.SQL(", ").join(sql.Identifier("images", one) for one in _COLUMNS)
+
+
+def _written(value: object) -> object:
+    """Pydantic takes numbers for seconds, or for milliseconds where they are large."""
+    if isinstance(value, str) and value.replace(".", "").lstrip("+-").isdigit():
+        raise ValueError("a time with its zone, 2026-01-31T12:00:00Z")
+    return value
+
+
+_Time = Annotated[AwareDatetime, BeforeValidator(_written)]
 
 
 class Image(BaseModel):
@@ -66,8 +76,8 @@ class Search(BaseModel):
 
     name: Text | None = Field(default=None, description="how its name begins")
     device: Text | None = None
-    received_from: AwareDatetime | None = None
-    received_before: AwareDatetime | None = None
+    received_from: _Time | None = None
+    received_before: _Time | None = None
     original_type: Text | None = Field(default=None, description="image/jpeg, for one")
     min_bytes: int | None = Field(default=None, ge=0, le=1 << 50)
     max_bytes: int | None = Field(default=None, ge=0, le=1 << 50)

@@ -179,6 +179,7 @@ def test_a_search(api: TestClient, bearer: Headers, query: dict[str, Any], found
         {"name": "a\0"},
         {"phash": "0"},
         {"received_from": "2026-01-01T00:00:00"},
+        {"received_from": "0.5"},
         {"limit": 0},
     ],
 )
