@@ -19,6 +19,7 @@ import psutil
 import pytest
 import urllib3
 import yaml
+from PIL import Image
 
 from components.platform.namespaces import STORAGE
 from configs.schema import CONFIG_KEY, load, secret_refs
@@ -287,8 +288,21 @@ def _deploying(estate: Estate) -> bool:
         return False
 
 
+def test_the_lake_comes_up_beside_the_core_and_judges_images(up: Estate, tmp_path: Path) -> None:
+    up("up", "--profile", "lake", seconds=1800)
+    components = {row["id"].partition(".")[0] for row in up.settles(300)}
+    assert {"ceph", "mongodb", "transfer", "pipeline", "console"} <= components
+    Image.effect_noise((64, 48), 80).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-200])
+    (tmp_path / "mistyped.jpg").write_bytes((tmp_path / "good.png").read_bytes())
+    told = json.loads(up("upload", "--json", str(tmp_path), code=1).stdout)
+    assert (told["received"], told["quarantined"], told["uploads_failed"]) == (1, 2, 0)
+    reasons = {image["name"]: image.get("reason") for image in told["images"]}
+    assert reasons["cut.png"] != reasons["mistyped.jpg"] and reasons["good.png"] is None
+
+
 def test_no_secret_was_ever_in_a_process_list_or_environment(up: Estate, watch: Watch) -> None:
-    """From the first `up` on: checks, proofs, demo, drill, bench and a second rehearsal."""
+    """From the first `up` on: checks, proofs, demo, drill, bench, a second rehearsal, the lake."""
     assert watch.found == {}
     assert watch.samples > 500
 
