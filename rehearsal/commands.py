@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from rehearsal import console, paths
+from rehearsal import console, health, paths
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.parts import NOT_REHEARSED, table_rows
 from rehearsal.rehearsal import LOCAL, Record, Rehearsal
@@ -21,6 +21,8 @@ def status(name: str, as_json: bool) -> int:
     running = rehearsal.processes()
     dead = [part for part, alive in running.items() if not alive]
     pods = [] if dead and "kube-apiserver" in dead else _pods(rehearsal)
+    real = record.stack == LOCAL and record.mode == "node"
+    says = health.told(rehearsal, {str(pod["name"]) for pod in pods}) if real else {}
     ports = rehearsal.pages
     if as_json:
         console.emit_json(
@@ -30,6 +32,7 @@ def status(name: str, as_json: bool) -> int:
                 "reason": record.reason,
                 "processes": running,
                 "pods": pods,
+                "health": says,
                 **_real(record),
                 "api": f"https://127.0.0.1:{rehearsal.api_port}",
                 "pages": {page: f"https://127.0.0.1:{port}" for page, port in ports.items()},
@@ -49,6 +52,8 @@ def status(name: str, as_json: bool) -> int:
             for pod in pods
         ],
     )
+    if says:
+        console.table("Health", ("system", "what it says"), list(says.items()))
     if record.stack == LOCAL:
         console.table("What is real here", ("part", "kind", "how"), table_rows(record.mode))
     else:

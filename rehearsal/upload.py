@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,10 @@ def run(
     as_json: bool,
 ) -> int:
     """Send and wait for the receipts; 0 when every image was received."""
-    files = list(_files(paths))
+    files, left_out = _files(paths)
+    if left_out:
+        shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
+        console.warn(f"{len(left_out)} left out, hidden or no regular files: {shown}")
     if not files:
         raise UsageError("upload", "no file", "name images, or folders that have some")
     rehearsal = Rehearsal(name)
@@ -44,8 +49,7 @@ def run(
     began = time.monotonic()
     results = _send(door, jobs, sending.UnderWay(rehearsal.folder / "uploads"), connections, batch)
     seconds = time.monotonic() - began
-    size = sum(file.length for file in measured)
-    return _report(results, size, seconds, as_json)
+    return _report(results, seconds, as_json)
 
 
 def print_token(name: str, device: str | None) -> int:
@@ -69,17 +73,32 @@ def outer_door(rehearsal: Rehearsal, device: str | None = None) -> sending.Door:
     return sending.Door(url, access.TRANSFER, access.authority(rehearsal), token)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file with the name that it is to have: its path below the folder that was named."""
+def _files(paths: Sequence[Path]) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Every file with the name that it is to have, and the names of what is left out.
+
+    The name is its path below the folder that was named.
+    """
+    files, left_out = [], []
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
+                shown = _shown(file.relative_to(path))
                 if file.is_file() and not file.name.startswith("."):
-                    yield file, file.relative_to(path).as_posix()
+                    files.append((file, shown))
+                elif not file.is_dir():
+                    left_out.append(shown)
         elif path.is_file():
-            yield path, path.name
+            files.append((path, _shown(Path(path.name))))
+        elif path.is_symlink() or path.exists():
+            raise UsageError("upload", _shown(path), "it is no regular file; name one, or a folder")
         else:
-            raise UsageError("upload", path, "there is no such file or folder")
+            raise UsageError("upload", _shown(path), "there is no such file or folder")
+    return files, left_out
+
+
+def _shown(path: Path) -> str:
+    """A path as text that can be sent: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _send(
@@ -101,19 +120,16 @@ def _send(
             bars.update(bytes_, completed=now, note=f"{now / 1e6:.0f} of {total / 1e6:.0f} MB")
 
         results = []
-        for result in sending.send_all(
-            door,
-            jobs,
-            under_way,
-            connections=connections or (64 if batch else 8),
-            sent=sent,
-        ):
-            results.append(result)
-            bars.update(done, completed=len(results), note=f"{len(results)} of {len(jobs)}")
+        most = connections or (64 if batch else 8)
+        sending_all = sending.send_all(door, jobs, under_way, connections=most, sent=sent)
+        with contextlib.closing(sending_all):
+            for result in sending_all:
+                results.append(result)
+                bars.update(done, completed=len(results), note=f"{len(results)} of {len(jobs)}")
     return results
 
 
-def _report(results: Sequence[sending.Sent], size: int, seconds: float, as_json: bool) -> int:
+def _report(results: Sequence[sending.Sent], seconds: float, as_json: bool) -> int:
     images = [image for one in results if one.receipt for image in one.receipt["images"]]
     states = Counter(str(image["state"]) for image in images)
     failed = [one for one in results if one.error]
@@ -123,7 +139,7 @@ def _report(results: Sequence[sending.Sent], size: int, seconds: float, as_json:
         "quarantined": states["quarantined"],
         "uploads_failed": len(failed),
         "uploads_resumed": sum(one.resumed for one in results),
-        "bytes": size,
+        "bytes": sum(one.job.source.length for one in results if one.receipt),
         "seconds": round(seconds, 2),
     }
     if as_json:
@@ -138,5 +154,12 @@ def _report(results: Sequence[sending.Sent], size: int, seconds: float, as_json:
         if rows:
             console.table(f"Quarantined: {len(bad)}", ("image", "reason", "detail"), rows)
         for one in failed[:_SHOWN]:
-            console.warn(f"{one.job.name}: {one.error}; run the command again, it goes on")
+            way_out = (
+                "see transfer.upload_mib and image_mib of the environment"
+                if one.refused and "413" in str(one.error)
+                else "it would be refused again"
+                if one.refused
+                else "run the command again, it goes on"
+            )
+            console.warn(f"{one.job.name}: {one.error}; {way_out}")
     return 1 if bad or failed else 0

@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import ssl
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,12 +176,16 @@ class UnderWay:
 
 @dataclass
 class Sent:
-    """What became of a job: its receipt, or why there is none."""
+    """What became of a job: its receipt, or why there is none.
+
+    `refused`: the server does not want it, and would not the next time.
+    """
 
     job: Job
     url: str | None = None
     receipt: dict[str, Any] | None = None
     error: str | None = None
+    refused: bool = False
     resumed: bool = False
     counted: tus.Counted = field(default_factory=tus.Counted)
 
@@ -221,7 +226,13 @@ def upload_name(url: str) -> str:
     return unquote(urlsplit(url).path).rpartition("/")[2].partition("+")[0]
 
 
-def receipt(door: Door, session: requests.Session, url: str, patience_s: float) -> dict[str, Any]:
+def receipt(
+    door: Door,
+    session: requests.Session,
+    url: str,
+    patience_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
     """The receipt of a finished upload, waited for. Raises TimeoutError."""
     name = upload_name(url)
     deadline, wait = time.monotonic() + patience_s, 0.1
@@ -240,7 +251,7 @@ def receipt(door: Door, session: requests.Session, url: str, patience_s: float) 
             why = str(error)
         if time.monotonic() > deadline:
             raise TimeoutError(f"no receipt in {patience_s:.0f} s: {why}")
-        time.sleep(wait)
+        sleep(wait)
         wait = min(wait * 1.5, 2)
 
 
@@ -252,20 +263,43 @@ def send_all(
     connections: int,
     patience_s: float = 180,
     sent: Callable[[Job, int], None] = lambda *_: None,
-) -> Iterator[Sent]:
-    """Send many and wait for their receipts; results come as they are there."""
+) -> Generator[Sent, None, None]:
+    """Send many and wait for their receipts; results come as they are there.
+
+    Closed or interrupted, it begins no other job and ends those under way with their next piece;
+    what they have sent is not lost.
+    """
+    stop = threading.Event()
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise _Stopped
 
     def one(job: Job) -> Sent:
+        def went(offset: int) -> None:
+            pause(0)
+            sent(job, offset)
+
         try:
-            result = send(door, job, under_way, sent=lambda at: sent(job, at))
+            result = send(door, job, under_way, sent=went, client=door.client(sleep=pause))
             assert result.url is not None
             with door.session() as session:
-                result.receipt = receipt(door, session, result.url, patience_s)
+                result.receipt = receipt(door, session, result.url, patience_s, pause)
             under_way.done(job.key)
             return result
-        except (tus.Refused, tus.GaveUp, TimeoutError, OSError) as error:
+        except tus.Refused as error:
+            return Sent(job, error=str(error), refused=True)
+        except (tus.GaveUp, TimeoutError, OSError) as error:
             return Sent(job, error=str(error))
 
-    with ThreadPoolExecutor(max(1, min(connections, len(jobs)))) as pool:
+    pool = ThreadPoolExecutor(max(1, min(connections, len(jobs))))
+    try:
         for future in as_completed([pool.submit(one, job) for job in jobs]):
             yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+class _Stopped(Exception):
+    """Ends a thread whose result nobody waits for any more."""

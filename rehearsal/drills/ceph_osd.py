@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rehearsal.drills.harness import Drill, Scene, pod_process
+from rehearsal.health import CEPH
 
 _POD = ("datalake", "ceph-osd-1")
 
 
 def health(scene: Scene) -> str:
     """What Ceph says of itself, asked in the manager's pod: `HEALTH_WARN 1 osds down; ...`."""
-    command = ("ceph", "-n", "mgr.a", "--connect-timeout", "5", "health")
-    return scene.kubectl("exec", "--namespace", _POD[0], "ceph-mgr-0", "--", *command).strip()
+    return scene.kubectl(*CEPH).strip()
 
 
 def _strike(scene: Scene) -> tuple[str, Callable[[], bool]]:

@@ -292,6 +292,8 @@ def test_the_lake_comes_up_beside_the_core_and_judges_images(up: Estate, tmp_pat
     up("up", "--profile", "lake", seconds=1800)
     components = {row["id"].partition(".")[0] for row in up.settles(300)}
     assert {"ceph", "mongodb", "transfer", "pipeline", "console"} <= components
+    says = json.loads(up("status", "--json").stdout)["health"]
+    assert says == {"ceph": "HEALTH_OK", "postgres": "Cluster in healthy state"}
     Image.effect_noise((64, 48), 80).save(tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-200])
     (tmp_path / "mistyped.jpg").write_bytes((tmp_path / "good.png").read_bytes())

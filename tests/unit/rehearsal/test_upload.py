@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,10 +22,22 @@ def test_folders_give_their_files_with_the_path_below_them(tmp_path: Path) -> No
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/b/two.png", "a/one.png", "a/.hidden", "alone.png"):
         (tmp_path / name).write_bytes(b"x")
-    found = [name for _, name in upload._files([tmp_path / "a", tmp_path / "alone.png"])]
-    assert found == ["b/two.png", "one.png", "alone.png"]
+    os.mkfifo(tmp_path / "a" / "pipe")
+    (tmp_path / "a" / "nowhere").symlink_to("missing")
+    files, left_out = upload._files([tmp_path / "a", tmp_path / "alone.png"])
+    assert [name for _, name in files] == ["b/two.png", "one.png", "alone.png"]
+    assert left_out == [".hidden", "nowhere", "pipe"]
     with pytest.raises(UsageError, match="no such file"):
-        list(upload._files([tmp_path / "missing"]))
+        upload._files([tmp_path / "missing"])
+    for name in ("pipe", "nowhere"):
+        with pytest.raises(UsageError, match="no regular file"):
+            upload._files([tmp_path / "a" / name])
+
+
+def test_a_name_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png")).write_bytes(b"x")
+    ((_, name),), _ = upload._files([tmp_path])
+    assert name == "bad\\xff.png"
 
 
 def test_a_token_is_made_anew_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +67,34 @@ def test_a_door_keeps_its_secrets_to_itself() -> None:
 def test_even_nothing_can_be_sent(tmp_path: Path, size: int) -> None:
     (one,) = files(tmp_path, [size])
     assert len(b"".join(sending.single(one).source.read_from(0))) == size
+
+
+def test_closed_it_begins_nothing_more_and_ends_what_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [sending.single(one) for one in files(tmp_path, [1] * 20)]
+    begun, whole = [], []
+
+    def send(_: Any, job: sending.Job, __: Any, *, sent: Callable[[int], None], **___: Any) -> Any:
+        begun.append(job.name)
+        for _ in range(500 if job is not jobs[0] else 0):
+            sent(0)
+            time.sleep(0.01)
+        whole.append(job.name)
+        return sending.Sent(job, url="https://h/files/x")
+
+    class Door(sending.Door):
+        def client(self, **_: Any) -> Any:
+            return None
+
+        def session(self, connections: int = 1) -> Any:
+            return contextlib.nullcontext()
+
+    monkeypatch.setattr(sending, "send", send)
+    monkeypatch.setattr(sending, "receipt", lambda *_: {"images": []})
+    door = Door("https://h/files/", "h", "", str)
+    under_way = sending.UnderWay(tmp_path / "state")
+    results = sending.send_all(door, jobs, under_way, connections=2)
+    assert next(results).job is jobs[0]
+    results.close()
+    assert whole == ["0.jpg"] and len(begun) <= 3
