@@ -58,7 +58,7 @@ def markdown() -> str:
     """The parts and the profiles as Markdown tables."""
     lines = ["| part | with a real node | without | how |", "| --- | --- | --- | --- |"]
     lines += [f"| {p.name} | {p.node} | {p.without_node} | {p.how} |" for p in PARTS]
-    lines += ["", "| profile | brings | minutes | memory | disk |"]
+    lines += ["", "| profile | brings | minutes | adds memory | adds disk |"]
     lines += ["| --- | --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {p.parts} | {p.minutes} | {p.memory_gib} GiB | {p.disk_gib} GiB |"
