@@ -94,8 +94,8 @@ def ensure(folder: Path, what: str = "folder", elsewhere: str | None = None) -> 
     except OSError as error:
         raise _unwritable(what, folder, error, elsewhere) from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        error = PermissionError(errno.EACCES, "no write right")
-        raise _unwritable(what, folder, error, elsewhere)
+        denied = PermissionError(errno.EACCES, "no write right")
+        raise _unwritable(what, folder, denied, elsewhere)
     return folder
 
 

@@ -47,7 +47,7 @@ def run(name: str, out: Path | None) -> int:
     if figures["met"]:
         shutil.rmtree(figures["backup"], ignore_errors=True)
         return 0
-    console.say(f"the backup is kept: {figures['backup']}")
+    console.warn(f"the backup is kept: {figures['backup']}")
     return 1
 
 
