@@ -15,6 +15,9 @@ from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
 _SILENCE_S = 900.0
+WANTED = 0.8
+"""Of a plain S3 put's rate, by image transfer."""
+_SENT = (("50 MB files", "large"), ("200 KB images, 64 connections", "small"))
 
 
 def run(name: str, out: Path | None) -> int:
@@ -41,6 +44,7 @@ def run(name: str, out: Path | None) -> int:
             log = rehearsal.folder / "logs" / "drill-up.log"
             raise EstateError("second up", f"failed ({code})", f"see {log}")
         figures = {**_clients(rehearsal), "second_up": {"seconds": seconds}}
+    judge(figures)
     _show(figures, used)
     by_component = {key: vars(value) for key, value in used.items()}
     provenance.write(out, "bench", figures=figures, usage=by_component)
@@ -60,6 +64,24 @@ def _clients(rehearsal: Rehearsal) -> dict[str, Any]:
     raise EstateError(
         "bench", f"its clients said nothing for {_SILENCE_S:.0f} s", "see: ./estate logs"
     )
+
+
+def judge(figures: dict[str, Any]) -> None:
+    """Add to image transfer's figures what is wanted and whether it is met."""
+    for _, key in _SENT if figures.get("transfer") else ():
+        one = figures["transfer"][key]
+        one |= {"wanted": WANTED, "met": one["tusd_to_put"] >= WANTED}
+
+
+def targets(figures: dict[str, Any]) -> list[str]:
+    """What image transfer is against what is wanted, in words."""
+    lines = []
+    for what, key in _SENT if figures.get("transfer") else ():
+        one = figures["transfer"][key]
+        ratio, wanted = one["tusd_to_put"], one["wanted"]
+        judged = "met" if one["met"] else f"missed by {wanted - ratio:.3f}"
+        lines.append(f"{what}: x {ratio:.2f} of a plain put's, x {wanted:.1f} wanted: {judged}")
+    return lines
 
 
 def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -91,7 +113,7 @@ def _transfer(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     if found is None:
         return []
     rows = []
-    for what, key in (("50 MB files", "large"), ("200 KB images, 64 connections", "small")):
+    for what, key in _SENT:
         one = found[key]
         both = f"{one['tusd_mb_per_s']:.1f} / {one['put_mb_per_s']:.1f} MB/s"
         rows.append((f"{what}, tusd / plain S3 put", both))
@@ -113,6 +135,8 @@ def _pair(postgres: dict[str, float], way: str) -> str:
 
 def _show(figures: dict[str, Any], used: dict[str, usage.Usage]) -> None:
     console.table("Bench", ("what", "figure"), rows(figures))
+    for line in targets(figures):
+        console.say(line)
     ordered = sorted(used.items(), key=lambda item: -item[1].memory_mib)
     total = usage.Usage(
         sum(value.memory_mib for value in used.values()),

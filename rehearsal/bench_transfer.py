@@ -130,8 +130,9 @@ def measure(access: Access) -> dict[str, Any]:
         s3 = _s3(access, Path(folder))
         sent: list[str] = []
         try:
-            large = _large(access, s3, run, sent)
-            small = _small(access, s3, run, Path(folder), sent)
+            rest = _Rest()
+            large = _large(access, s3, run, sent, rest)
+            small = _small(access, s3, run, Path(folder), sent, rest)
         finally:
             _forget(s3, run)
             lake.take_away(access, map(sending.upload_name, sent))
@@ -157,13 +158,12 @@ def _s3(access: Access, folder: Path) -> Any:
     )
 
 
-def _large(access: Access, s3: Any, run: str, sent: list[str]) -> dict[str, Any]:
+def _large(access: Access, s3: Any, run: str, sent: list[str], rest: _Rest) -> dict[str, Any]:
     """One file at a time, by one connection; then several without waiting for verdicts."""
     base = _bmp(_FILE_SIDE, 1)
     door = access.door()
     session = door.session()
     client = tus.Client(door.url, door.token, session=session)
-    rest = _Rest()
     doing: dict[str, Callable[[str, Sequence[bytes]], list[str]]] = {
         "put": partial(_put, s3),
         "parts": partial(_put_in_parts, s3),
@@ -203,8 +203,13 @@ def _large(access: Access, s3: Any, run: str, sent: list[str]) -> dict[str, Any]
     }
 
 
-def _small(access: Access, s3: Any, run: str, folder: Path, sent: list[str]) -> dict[str, Any]:
-    """As many connections as are asked for; each sends a batch, or its images one by one."""
+def _small(
+    access: Access, s3: Any, run: str, folder: Path, sent: list[str], rest: _Rest
+) -> dict[str, Any]:
+    """As many connections as are asked for; each sends a batch, or its images one by one.
+
+    The two ways go first in turns.
+    """
     groups = [
         [_bmp(_IMAGE_SIDE, lane * 1000 + number) for number in range(_PER_CONNECTION)]
         for lane in range(CONNECTIONS)
@@ -219,10 +224,14 @@ def _small(access: Access, s3: Any, run: str, folder: Path, sent: list[str]) -> 
 
         for round_ in range(_ROUNDS):
             prefixes = [f"{run}/small-{round_}-{lane}" for lane in range(CONNECTIONS)]
-            ways["put"].timed(size, together, partial(_put, s3), prefixes, groups)
-            urls = ways["tusd"].timed(size, together, partial(_send_batch, access), archives)
-            sent.extend(urls)
-            _receipts(access, urls)
+            rest.wait()
+            for name in ("put", "tusd") if round_ % 2 == 0 else ("tusd", "put"):
+                if name == "put":
+                    ways[name].timed(size, together, partial(_put, s3), prefixes, groups)
+                    continue
+                urls = ways[name].timed(size, together, partial(_send_batch, access), archives)
+                sent.extend(urls)
+                _receipts(access, urls)
     return {
         "image_bytes": len(groups[0][0]),
         "images": CONNECTIONS * _PER_CONNECTION,

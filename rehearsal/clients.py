@@ -155,7 +155,7 @@ def stop_asked(
 
 @contextlib.contextmanager
 def exclusive(rehearsal: Rehearsal, what: str) -> Iterator[None]:
-    """One of demo, drill and bench at a time, or they would measure one another.
+    """One of demo, drill, bench, backup and restore at a time, or they would measure one another.
 
     The rehearsal's own lock stays free: a drill calls `up` to repair. Raises EstateError.
     """
@@ -166,7 +166,7 @@ def exclusive(rehearsal: Rehearsal, what: str) -> Iterator[None]:
         except BlockingIOError:
             raise EstateError(
                 f"{what} of rehearsal {rehearsal.name}",
-                "a demo, drill or bench is running on it",
+                "a demo, drill, bench, backup or restore is running on it",
                 "wait until it ends, then run this one again",
             ) from None
         yield

@@ -57,14 +57,19 @@ OWN: dict[
 """Drills on a simulated rehearsal that they make: title, function, how many rounds by default."""
 
 IMAGES = "images"
-_IMAGES_TITLE = "2,000 images, tusd, pipeline and a broker killed; each is accounted for"
+_IMAGES_TITLE = "images; tusd, pipeline and a broker killed; each is accounted for"
 
 
 def choose(which: Sequence[str]) -> list[Drill]:
     """The drills named, in the order of the list; `all` names every one. Raises UsageError."""
     unknown = [name for name in which if name not in (*DRILLS, "all")]
     if unknown:
-        alone = ", ".join((*OWN, IMAGES, restore.NAME))
+        own = (*OWN, IMAGES, restore.NAME)
+        if unknown[0] in own:
+            raise UsageError(
+                "drill", unknown[0], f"it runs alone, none beside it: ./estate drill {unknown[0]}"
+            )
+        alone = ", ".join(own)
         choices = f"choose from: {', '.join(DRILLS)}, all; or one of {alone} alone"
         raise UsageError("drill", unknown[0], choices)
     return [drill for drill in DRILLS.values() if drill.id in which or "all" in which]
@@ -83,10 +88,12 @@ def run(
     if which == [IMAGES]:
         return _run_images(name, out, count, seed)
     if which == [restore.NAME]:
+        _none_taken(count, seed)
         provenance.writable(out)
         console.step(f"drill {restore.NAME}: {restore.TITLE}")
         return restore.run(name, out)
     chosen = choose(which)
+    _none_taken(count, seed)
     if not chosen:
         console.table(
             "Drills",
@@ -95,7 +102,7 @@ def run(
                 (drill.id, drill.title, f"{drill.target_s:.0f} s, 0 lost")
                 for drill in DRILLS.values()
             ]
-            + [(IMAGES, _IMAGES_TITLE, "each once, none lost")]
+            + [(IMAGES, f"2,000 {_IMAGES_TITLE}", "each once, none lost")]
             + [(restore.NAME, restore.TITLE, "0 differences")]
             + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()],
         )
@@ -117,6 +124,14 @@ def run(
                 break
     _summary(results)
     return 0 if len(results) == len(chosen) and all(result.met for result in results) else 1
+
+
+def _none_taken(count: int | None, seed: int | None) -> None:
+    """Refuse options of other drills. Raises UsageError."""
+    for option, value in (("--count", count), ("--seed", seed)):
+        if value is not None:
+            takers = ", ".join((*OWN, IMAGES))
+            raise UsageError(option, value, f"leave it out: only the drills {takers} take it")
 
 
 def _real(name: str) -> Rehearsal:
@@ -156,7 +171,7 @@ def _run_images(name: str, out: Path | None, count: int | None, seed: int | None
         raise _lacks(IMAGES, images.PROFILE, rehearsal)
     provenance.writable(out)
     with _green(rehearsal):
-        console.step(f"drill {IMAGES}: {_IMAGES_TITLE}")
+        console.step(f"drill {IMAGES}: {number:,} {_IMAGES_TITLE}")
         result = images.perform(rehearsal, number, seed, lambda text: console.say(f"  {text}"))
         provenance.write(out, f"drill {IMAGES}", **result.json_object())
         images.show(result)

@@ -82,18 +82,20 @@ def check_name(name: str, option: str = "--name") -> str:
     return name
 
 
-def ensure(folder: Path, what: str = "folder") -> Path:
+def ensure(folder: Path, what: str = "folder", elsewhere: str | None = None) -> Path:
     """Create `folder` with its parents and return it.
 
     Raises:
-        EstateError: it can't be made or written, with the variable that moves it elsewhere.
+        EstateError: it can't be made or written, with what moves it elsewhere: the variables of
+            cache and state, or `elsewhere`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(what, folder, error) from None
+        raise _unwritable(what, folder, error, elsewhere) from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise _unwritable(what, folder, PermissionError(errno.EACCES, "no write right"))
+        denied = PermissionError(errno.EACCES, "no write right")
+        raise _unwritable(what, folder, denied, elsewhere)
     return folder
 
 
@@ -112,11 +114,14 @@ def replace(path: Path, text: str, *, mode: int = 0o666, durable: bool = False) 
     os.replace(partial, path)
 
 
-def _unwritable(what: str, folder: Path, error: OSError) -> EstateError:
+def _unwritable(what: str, folder: Path, error: OSError, elsewhere: str | None) -> EstateError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        way_out = "free some disk space there, or set ESTATE_CACHE to a folder on another disk"
+        other = elsewhere or "set ESTATE_CACHE to a folder on another disk"
+        way_out = f"free some disk space there, or {other}"
     else:
-        way_out = "set ESTATE_CACHE and ESTATE_STATE (or HOME) to folders that you may write"
+        way_out = (
+            elsewhere or "set ESTATE_CACHE and ESTATE_STATE (or HOME) to folders that you may write"
+        )
     return EstateError(what, f"{folder}: {error.strerror or error}", way_out)
 
 

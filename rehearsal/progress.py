@@ -85,6 +85,10 @@ class ImageBars(_Bars):
             self._line(f"image {image}: {digest[:19]} ({built} new layers)")
 
 
+_IN_BYTES = ("digests", "objects", "objects read back")
+"""Parts of a backup whose progress is counted in bytes."""
+
+
 class BackupBars(_Bars):
     """Progress of `rehearsal.backup`: a row per part; in a log a line when a part ends."""
 
@@ -95,7 +99,10 @@ class BackupBars(_Bars):
     def __call__(self, row: str, done: int, total: int) -> None:
         """Show how far `part: what is under way` is."""
         part, _, what = row.partition(": ")
-        self._show(part, f"{what} {done}/{total}", done, total)
+        now = f" (now {what})" if what else ""
+        scale, unit = (1e6, " MB") if part in _IN_BYTES else (1, "")
+        so_far, all_ = (f"{count / scale:.{1 if unit else 0}f}" for count in (done, total))
+        self._show(part, f"{what} {so_far}/{all_}{unit}".strip(), done, total)
         if done >= total and row not in self._ended:
             self._ended.add(row)
-            self._line(f"{part}: {what} ({total})")
+            self._line(f"{part}{now}: {all_}{unit} in all")

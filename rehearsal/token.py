@@ -14,6 +14,8 @@ def run(*, name: str, role: str, subject: str) -> int:
     """Print a token for the console."""
     if role not in ROLES:
         raise UsageError("--role", repr(role), f"use one of {', '.join(ROLES)}")
+    if not subject.strip():
+        raise UsageError("--subject", repr(subject), "name whom the token speaks for")
     rehearsal = Rehearsal(name)
     rehearsal.required()
     key = lake_secret(rehearsal, TOKEN_SECRET, "tls.key").encode()

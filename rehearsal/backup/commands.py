@@ -12,7 +12,7 @@ from typing import Any
 
 from rehearsal import console, provenance
 from rehearsal.backup.estate import Subject, ask, back, folder_of, quiet, subject
-from rehearsal.clients import Clients
+from rehearsal.clients import Clients, exclusive
 from rehearsal.errors import EstateError
 from rehearsal.progress import BackupBars
 from services.backup import BackupError, databases
@@ -30,7 +30,7 @@ def backup(name: str, to_folder: Path | None) -> int:
     """Back a rehearsal up; returns the exit code."""
     with words():
         found = subject(name)
-        with found.rehearsal.locked(), BackupBars() as bars:
+        with exclusive(found.rehearsal, "backup"), found.rehearsal.locked(), BackupBars() as bars:
             made = make(found, folder_of(to_folder), bars)
     _describe(made)
     console.say(f"restore it: ./estate restore --to {name} --from {made.folder}")
@@ -42,7 +42,7 @@ def restore(to: str, from_: Path | None, replace: bool) -> int:
     with words():
         source = backups.open_(newest(folder_of(None)) if from_ is None else from_.absolute())
         found = subject(to)
-        with found.rehearsal.locked(), BackupBars() as bars:
+        with exclusive(found.rehearsal, "restore"), found.rehearsal.locked(), BackupBars() as bars:
             wrong = put(found, source, bars, replace=replace)
     _describe(source)
     for line in wrong[:_SHOWN]:

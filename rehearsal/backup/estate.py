@@ -176,8 +176,9 @@ def _wait(ready: Callable[[], bool], what: str) -> None:
 
 def folder_of(given: Path | None) -> Path:
     """Where backups lie, made when it is not there, nobody else's to read."""
-    folder = given if given is not None else paths.data() / "backups"
-    paths.ensure(folder, "backups")
-    if given is None:
-        folder.chmod(0o700)
+    if given is not None:
+        return paths.ensure(given, "--to-folder", "give a folder that you may write").absolute()
+    folder = paths.data() / "backups"
+    paths.ensure(folder, "backups", "set ESTATE_DATA to a folder that you may write")
+    folder.chmod(0o700)
     return folder.absolute()

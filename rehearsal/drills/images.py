@@ -276,6 +276,10 @@ def show(result: Result) -> None:
         f"requests cut, {sent.tried_again} begun again; all through after {result.accounted_s:.0f}"
         f" s; seed {result.seed}"
     )
+    if not sent.cuts:
+        console.say(
+            "no upload was cut by the kills of tusd; ./estate drill transfer cuts them on purpose"
+        )
     for name, error in list(sent.unsent.items())[:10]:
         console.warn(f"not sent: {name}: {error}")
     for line in list(account.wrong.values())[:20]:

@@ -6,6 +6,7 @@ authority; what comes back comes from the backup alone.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ def run(name: str, out: Path | None) -> int:
         figures = perform(name, console.say)
     provenance.write(out, f"drill {NAME}", **figures)
     console.table(
-        f"{TITLE}: {figures['backup']}",
+        TITLE,
         ("what", "how many"),
         [
             *((f"markers: {what}", count) for what, count in figures["markers"].items()),
@@ -43,7 +44,11 @@ def run(name: str, out: Path | None) -> int:
     )
     for line in figures["differences"][:20]:
         console.warn(line)
-    return 0 if figures["met"] else 1
+    if figures["met"]:
+        shutil.rmtree(figures["backup"], ignore_errors=True)
+        return 0
+    console.warn(f"the backup is kept: {figures['backup']}")
+    return 1
 
 
 def perform(name: str, say: Callable[[str], None]) -> dict[str, Any]:

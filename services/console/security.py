@@ -120,6 +120,8 @@ class Authenticator:
             raise unauthorized(f"the token is not good: {_why(error)}") from None
         except OSError:
             raise Refused(503, f"the keys of issuer {named} cannot be read") from None
+        if not str(claims["sub"]).strip():
+            raise unauthorized("the token is not good: its claim sub is empty")
         given = {issuer.roles.get(name) for name in claim(claims, issuer.role_claim)}
         held = [role for role in ROLES if role in given]
         if not held:

@@ -13,8 +13,10 @@ import pytest
 
 from rehearsal import cli, paths
 from rehearsal.backup import commands, estate
-from rehearsal.drills import markers
+from rehearsal.clients import exclusive
+from rehearsal.drills import markers, restore
 from rehearsal.errors import EstateError
+from rehearsal.progress import BackupBars
 from rehearsal.rehearsal import Rehearsal
 from services.backup import databases
 from services.backup import folder as backups
@@ -85,6 +87,66 @@ def test_a_rehearsal_without_containers(run: Run) -> None:
 )
 def test_wrong_use(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments)[0] == 2
+
+
+def test_nothing_is_begun_while_something_measures(run: Run, tmp_path: Path) -> None:
+    made = Rehearsal("local")
+    made.prepare("node", "", 31_700)
+    source = a_backup(tmp_path / "one")
+    with exclusive(made, "drill"):
+        for what, arguments in (
+            ("backup", ()),
+            ("restore", ("--to", "local", "--from", str(source))),
+        ):
+            code, said = run(what, *arguments)
+            assert code == 1
+            assert said.startswith(
+                f"estate: {what} of rehearsal local: a demo, drill, bench, backup or restore is "
+            )
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_folder_that_cannot_be_made_names_what_moves_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(EstateError, match=r"--to-folder: /proc/x: .*; give a folder that you may"):
+        estate.folder_of(Path("/proc/x"))
+    monkeypatch.setenv("ESTATE_DATA", "/proc/x")
+    with pytest.raises(EstateError, match=r"/proc/x/backups: .*; set ESTATE_DATA to a folder"):
+        estate.folder_of(None)
+
+
+def test_progress_says_what_its_numbers_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with BackupBars() as bars:
+        bars("messages: images.received", 5, 10)
+        bars("messages: images.received", 10, 10)
+        bars("digests", 1_245_803_316, 1_245_803_316)
+        bars("objects: images", 2_500_000, 2_500_000)
+    shown = capsys.readouterr()
+    assert [line.strip() for line in (shown.out + shown.err).splitlines()] == [
+        "messages (now images.received): 10 in all",
+        "digests: 1245.8 MB in all",
+        "objects (now images): 2.5 MB in all",
+    ]
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_the_drills_backup_stays_only_when_something_is_wrong(
+    met: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = a_backup(tmp_path / "one")
+    figures = {
+        "backup": str(made),
+        "markers": {},
+        "seconds": {},
+        "differences": [],
+        "spoilt_found": 1,
+        "met": met,
+    }
+    monkeypatch.setattr(restore, "perform", lambda *_: figures)
+    assert restore.run("local", None) == (0 if met else 1)
+    assert made.exists() is not met
+    assert (f"the backup is kept: {made}" in capsys.readouterr().err) is not met
 
 
 def test_no_backup_at_all(run: Run, tmp_path: Path) -> None:

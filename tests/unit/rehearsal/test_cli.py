@@ -190,3 +190,9 @@ def test_layers_of_the_tests() -> None:
     assert testing.selection([], ["tests/unit/rehearsal/test_cli.py::test_folders"]) == []
     with pytest.raises(UsageError, match="--layer: 'units'; use one of unit, contract, browser"):
         testing.selection(["units"], [])
+
+
+@pytest.mark.parametrize("subject", ["", " "])
+def test_a_token_speaks_for_somebody(subject: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["token", "--subject", subject]) == 2
+    assert f"--subject: {subject!r}; name whom" in capsys.readouterr().err

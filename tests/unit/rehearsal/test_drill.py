@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_without_a_name_the_drills_are_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert drill.run("nobody", [], None, None, 1) == 0
+    assert drill.run("nobody", [], None) == 0
     shown = capsys.readouterr().out
     for name in (
         *drill.OWN,
@@ -185,6 +186,21 @@ def test_connections_of_clients_are_counted_in_the_kernels_table() -> None:
 def test_an_unknown_drill_is_named_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"kafka-brokers.*choose from: kafka-broker"):
         drill.choose(["kafka-brokers"])
+
+
+def test_a_drill_that_runs_alone_says_so_beside_others() -> None:
+    for name in ("images", "restore", "rounds"):
+        with pytest.raises(UsageError, match=f"drill: {name}; it runs alone"):
+            drill.choose([name, "ceph-osd"])
+
+
+@pytest.mark.parametrize("which", [[], ["ceph-osd"], ["all"], ["restore"]])
+def test_options_of_other_drills_are_refused(which: list[str]) -> None:
+    takers = "only the drills interruptions, rounds, images take it"
+    with pytest.raises(UsageError, match=f"--count: 3; .*{takers}"):
+        drill.run("nobody", which, None, 3)
+    with pytest.raises(UsageError, match=f"--seed: 0; .*{takers}"):
+        drill.run("nobody", which, None, None, 0)
 
 
 @pytest.mark.parametrize("command", [drill.run, lambda name, _, out: bench.run(name, out)])
@@ -284,6 +300,21 @@ def test_a_bench_table_has_ratios() -> None:
     assert shown["acks=all against acks=1"] == "x 0.75"
     assert shown["Pgpool against direct, p50"] == "x 1.50"
     assert shown["second `up`"] == "9.5 s"
+    bench.judge(figures)
+    assert bench.targets(figures) == []
+
+
+def test_image_transfer_is_judged_by_what_is_wanted() -> None:
+    figures: dict[str, Any] = {
+        "transfer": {"large": {"tusd_to_put": 0.8}, "small": {"tusd_to_put": 0.65}}
+    }
+    bench.judge(figures)
+    assert figures["transfer"]["large"] == {"tusd_to_put": 0.8, "wanted": 0.8, "met": True}
+    assert figures["transfer"]["small"]["met"] is False
+    assert bench.targets(figures) == [
+        "50 MB files: x 0.80 of a plain put's, x 0.8 wanted: met",
+        "200 KB images, 64 connections: x 0.65 of a plain put's, x 0.8 wanted: missed by 0.150",
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -74,6 +74,10 @@ def test_roles_are_those_of_the_mapping(key: rsa.RSAPrivateKey, tmp_path: Path) 
         with pytest.raises(Refused) as refused:
             known.caller(token(key, realm_access=access))
         assert refused.value.status == 403
+    for subject in ("", " "):
+        with pytest.raises(Refused, match="sub is empty") as refused:
+            known.caller(token(key, sub=subject))
+        assert refused.value.status == 401
     for kid in ("other", "unknown", None):
         with pytest.raises(Refused) as refused:
             known.caller(token(key, kid))
