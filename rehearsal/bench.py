@@ -14,7 +14,7 @@ from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 
-_SILENCE_S = 900.0
+_SILENCE_S = 1500.0
 WANTED = 0.8
 """Of a plain S3 put's rate, by image transfer."""
 _SENT = (("50 MB files", "large"), ("200 KB images, 64 connections", "small"))

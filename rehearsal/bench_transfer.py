@@ -1,7 +1,7 @@
 """Inside the sandbox: what image transfer costs beside a plain S3 put of the same bytes.
 
 Both go to the same store, in turns, so that other work on the machine meets both alike. Verifying
-comes after an upload and is not in its time: each turn waits until nothing is left to verify, and
+comes after an upload and is not in its time: each way waits until nothing is left to verify, and
 the machine is at rest. `several` files in a row are beside it: there the former are judged while
 the next are sent.
 Why the ways differ is in the processor's seconds that each program took for a gigabyte. Large files
@@ -41,6 +41,7 @@ _FILES = 3  # per way and round
 _PART = 8 << 20  # bytes, as `transfer.part_mib` has it
 _TURNS = 6  # of one file per way; a multiple of the ways
 _PAUSE_S = 2.0  # the store writes out what it has
+_TAKEN_UP_S = 12.0  # the pipeline's sensor looks every 10 s, and rest before that is none
 _REST_S, _QUIET_S, _REST_PERCENT = 40.0, 6.0, 8.0
 _SHOWN = 0.05  # of a way's CPU seconds; programs below are "others"
 _ROUNDS = 2
@@ -98,7 +99,7 @@ class _Way:
 
 
 class _Rest:
-    """Waits until the machine does no more than it did at the start, so that nothing that one turn
+    """Waits until the machine does no more than it did at the start, so that nothing that one way
     left behind (verdicts, the pipeline's run some seconds later) is paid for by the next.
     """
 
@@ -180,9 +181,9 @@ def _large(access: Access, s3: Any, run: str, sent: list[str], rest: _Rest) -> d
         ways, judged = {name: _Way() for name in names}, []
         for turn in range(count):
             contents = [base[:-8] + random.randbytes(8) for _ in range(files)]
-            rest.wait()
             for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
                 key = f"{run}/{name}-{files}-{turn}"
+                rest.wait()
                 connect()
                 urls = ways[name].timed(files * len(base), doing[name], key, contents)
                 sent.extend(urls)
@@ -190,7 +191,7 @@ def _large(access: Access, s3: Any, run: str, sent: list[str], rest: _Rest) -> d
                 _receipts(access, urls)
                 if urls:
                     judged.append(time.monotonic() - began)
-                time.sleep(_PAUSE_S)
+                time.sleep(_TAKEN_UP_S if urls else _PAUSE_S)
         return ways, judged
 
     ways, judged = turns(_TURNS, 1, ("put", "parts", "tusd"))
@@ -224,14 +225,15 @@ def _small(
 
         for round_ in range(_ROUNDS):
             prefixes = [f"{run}/small-{round_}-{lane}" for lane in range(CONNECTIONS)]
-            rest.wait()
             for name in ("put", "tusd") if round_ % 2 == 0 else ("tusd", "put"):
+                rest.wait()
                 if name == "put":
                     ways[name].timed(size, together, partial(_put, s3), prefixes, groups)
                     continue
                 urls = ways[name].timed(size, together, partial(_send_batch, access), archives)
                 sent.extend(urls)
                 _receipts(access, urls)
+                time.sleep(_TAKEN_UP_S)
     return {
         "image_bytes": len(groups[0][0]),
         "images": CONNECTIONS * _PER_CONNECTION,
