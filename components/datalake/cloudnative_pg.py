@@ -216,9 +216,10 @@ def _harden(pod: dict[str, Any], config: CloudNativePgConfig, image: Image) -> N
         # issues and cainjector injects (controller.go: the folder's files are named as OLM does).
         {"name": "WEBHOOK_CERT_DIR", "value": _WEBHOOK_FOLDER},
         # A standby whose primary vanished without a word notices after this many milliseconds
-        # (default 5000), and until then nobody is elected. So it is whenever policies are
-        # enforced: once the pod's object is gone its address belongs to nobody, what the standby
-        # acknowledges is dropped, and the end of the connection waits behind it. The kernel
+        # (default 5000), and until then nobody is elected. Since policies are enforced that is
+        # the rule: the connection of a primary deleted by force times out where it was closed
+        # before. Probably the address of a pod whose object is gone belongs to nobody, and what
+        # the standby acknowledges is dropped; no trace of the packets was taken. The kernel
         # answers here, not a process, so a busy node is no reason for more.
         {"name": "STANDBY_TCP_USER_TIMEOUT", "value": "2000"},
     ]
