@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +155,14 @@ def _report(results: Sequence[sending.Sent], seconds: float, as_json: bool) -> i
         if rows:
             console.table(f"Quarantined: {len(bad)}", ("image", "reason", "detail"), rows)
         for one in failed[:_SHOWN]:
-            way_out = (
-                "see transfer.upload_mib and image_mib of the environment"
-                if one.refused and "413" in str(one.error)
-                else "it would be refused again"
-                if one.refused
-                else "run the command again, it goes on"
-            )
-            console.warn(f"{one.job.name}: {one.error}; {way_out}")
+            console.warn(f"{one.job.name}: {one.error}; {_way_out(one)}")
     return 1 if bad or failed else 0
+
+
+def _way_out(one: sending.Sent) -> str:
+    """What to do about an upload that was not taken."""
+    if one.refused is None:
+        return "run the command again, it goes on"
+    if one.refused == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return "see transfer.upload_mib and image_mib of the environment"
+    return "it would be refused again"

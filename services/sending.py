@@ -178,14 +178,14 @@ class UnderWay:
 class Sent:
     """What became of a job: its receipt, or why there is none.
 
-    `refused`: the server does not want it, and would not the next time.
+    `refused`: the status by which the server said that it does not want it, also the next time.
     """
 
     job: Job
     url: str | None = None
     receipt: dict[str, Any] | None = None
     error: str | None = None
-    refused: bool = False
+    refused: int | None = None
     resumed: bool = False
     counted: tus.Counted = field(default_factory=tus.Counted)
 
@@ -288,7 +288,7 @@ def send_all(
             under_way.done(job.key)
             return result
         except tus.Refused as error:
-            return Sent(job, error=str(error), refused=True)
+            return Sent(job, error=str(error), refused=error.status)
         except (tus.GaveUp, TimeoutError, OSError) as error:
             return Sent(job, error=str(error))
 
