@@ -74,16 +74,7 @@ def _real(record: Record) -> dict[str, Any]:
 
 
 def _pods(rehearsal: Rehearsal) -> list[dict[str, object]]:
-    done = subprocess.run(
-        [
-            *(str(rehearsal.folder / "bin" / "kubectl"), "get", "pods", "-A", "-o", "json"),
-            "--request-timeout=10s",
-        ],
-        env=rehearsal.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = rehearsal.kubectl("get", "pods", "-A", "-o", "json", "--request-timeout=10s")
     if done.returncode != 0:
         return []
     rows: list[dict[str, object]] = []

@@ -32,14 +32,7 @@ def told(rehearsal: Rehearsal, pods: Collection[str]) -> dict[str, str]:
 
 def _answer(rehearsal: Rehearsal, arguments: tuple[str, ...]) -> str:
     try:
-        done = subprocess.run(
-            [str(rehearsal.folder / "bin" / "kubectl"), "--request-timeout=10s", *arguments],
-            env=rehearsal.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_ANSWER_S,
-        )
+        done = rehearsal.kubectl("--request-timeout=10s", *arguments, limit_s=_ANSWER_S)
     except subprocess.TimeoutExpired:
         return f"no answer in {_ANSWER_S} s"
     return done.stdout.strip() or f"no answer: {' '.join(done.stderr.split())[:200]}"

@@ -406,6 +406,17 @@ class Rehearsal:
 
     # -- environment ---------------------------------------------------------------------------
 
+    def kubectl(self, *arguments: str, limit_s: float = 30) -> subprocess.CompletedProcess[str]:
+        """One kubectl command and what it wrote. Raises subprocess.TimeoutExpired."""
+        return subprocess.run(
+            [str(self.folder / "bin" / "kubectl"), *arguments],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=limit_s,
+        )
+
     def environment(self) -> dict[str, str]:
         """The process environment in which pulumi and kubectl work on this rehearsal.
 

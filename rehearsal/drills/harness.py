@@ -77,15 +77,7 @@ class Scene:
 
     def kubectl(self, *arguments: str) -> str:
         """The output of kubectl, empty when it fails."""
-        binary = self.rehearsal.folder / "bin" / "kubectl"
-        done = subprocess.run(
-            [str(binary), *arguments],
-            env=self.rehearsal.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
+        done = self.rehearsal.kubectl(*arguments)
         return done.stdout if done.returncode == 0 else ""
 
 
