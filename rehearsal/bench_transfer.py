@@ -45,7 +45,8 @@ _PAUSE_S = 2.0  # the store writes out what it has
 _TAKEN_UP_S = 12.0  # the pipeline's sensor looks every 10 s, and rest before that is none
 _REST_S, _QUIET_S, _REST_PERCENT = 40.0, 6.0, 8.0
 _SHOWN = 0.05  # of a way's CPU seconds; programs below are "others"
-_ROUNDS = 2
+_ROUNDS = 2  # of several files
+_BATCH_ROUNDS = 4  # of all connections
 _IMAGE_SIDE = 258  # pixels: 200 KB as an uncompressed BMP
 CONNECTIONS = 64
 _PER_CONNECTION = 10  # images
@@ -224,7 +225,7 @@ def _small(
         def together(one: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
             return list(pool.map(one, *columns))
 
-        for round_ in range(_ROUNDS):
+        for round_ in range(_BATCH_ROUNDS):
             prefixes = [f"{run}/small-{round_}-{lane}" for lane in range(CONNECTIONS)]
             for name in ("put", "tusd") if round_ % 2 == 0 else ("tusd", "put"):
                 rest.wait()
@@ -311,6 +312,9 @@ def _receipts(access: Access, urls: Sequence[str]) -> None:
 
 def _figures(ways: Mapping[str, _Way]) -> dict[str, Any]:
     found: dict[str, Any] = {f"{name}_mb_per_s": way.rate() for name, way in ways.items()}
+    found |= {
+        f"{name}_turns_mb_per_s": [rate / 1e6 for rate in way.rates] for name, way in ways.items()
+    }
     found |= {f"{name}_cpu_s_per_gb": way.processors() for name, way in ways.items()}
     return found | {"tusd_to_put": ways["tusd"].rate() / ways["put"].rate()}
 

@@ -90,13 +90,24 @@ class Clients:
             raise EstateError(str(value["thing"]), value["value"], way_out)
         return value
 
-    def wait_for(self, kind: str, timeout: float) -> dict[str, Any]:
-        """Events until one of this kind; EstateError when it does not come in time."""
+    def wait_for(
+        self,
+        kind: str,
+        timeout: float,
+        others: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Events until one of this kind; EstateError when it does not come in time.
+
+        Those before it are given to `others`.
+        """
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             value = self.event(left)
-            if value is not None and value.get("event") == kind:
+            if value is None:
+                continue
+            if value.get("event") == kind:
                 return value
+            others(value)
         raise EstateError(self._module, f"no {kind} after {timeout:.0f} s", f"see {self._log}")
 
     def close(self) -> None:

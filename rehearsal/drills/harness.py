@@ -178,7 +178,7 @@ def perform(drill: Drill, rehearsal: Rehearsal, say: Callable[[str], None]) -> R
         load = round(os.getloadavg()[0], 1)
         writers.send("stop")
         counted = []
-        for found in _results(writers, drill):
+        for found in _results(writers, drill, scene):
             counted.append(written(found, scene.broken_at))
             scene.notes += outage_events(found, scene.broken_at)
     if drill.explain:
@@ -215,12 +215,15 @@ def _listen(writers: Clients, scene: Scene, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         event = writers.event(left)
-        if event is None:
-            continue
-        if event["event"] == "note":
-            scene.notes.append((event["at"], f"{event['writer']}: {event['text']}"))
-        else:
-            scene.answers.put(event)
+        if event is not None:
+            _heard(event, scene)
+
+
+def _heard(event: dict[str, Any], scene: Scene) -> None:
+    if event["event"] == "note":
+        scene.notes.append((event["at"], f"{event['writer']}: {event['text']}"))
+    else:
+        scene.answers.put(event)
 
 
 def _await(
@@ -262,10 +265,10 @@ def is_green(rehearsal: Rehearsal, settle_s: float = LIMIT_S) -> bool:
     return code == 0
 
 
-def _results(writers: Clients, drill: Drill) -> Iterator[dict[str, Any]]:
+def _results(writers: Clients, drill: Drill, scene: Scene) -> Iterator[dict[str, Any]]:
     left = set(drill.writers)
     while left:
-        event = writers.wait_for("result", 300)
+        event = writers.wait_for("result", 300, lambda other: _heard(other, scene))
         left.discard(event["writer"])
         yield event
 

@@ -169,6 +169,7 @@ class LargeSender(Sender):
     def __init__(self, access: Access, run: str) -> None:
         super().__init__(access, run)
         self._random = random.Random(self._run_id)
+        self._cuts = 0
         self._large = bytearray(_bmp(_LARGE_SIDE, self._random))
 
     def content(self, number: int) -> tuple[Content, str, str]:
@@ -181,11 +182,16 @@ class LargeSender(Sender):
     def stop(self) -> dict[str, Any]:
         """As the others, and take away what was sent."""
         found = super().stop()
+        self.record.note(
+            f"{found['stored']} of {len(self._sent)} uploads of {len(self._large) / 1e6:.0f} MB "
+            f"resumed after {self._cuts} cuts in all, with the SHA-256 that was sent"
+        )
         lake.take_away(self._access, self._sent)
         return found
 
     def noted(self, number: int, counted: tus.Counted) -> None:
         """How many requests it took."""
+        self._cuts += counted.cuts
         self.record.note(f"{number}: sent in {counted.requests} requests, {counted.cuts} cuts")
 
 
