@@ -36,7 +36,7 @@ class TransferConfig(Model):
     image_mib: int = Field(default=128, ge=1, le=4096)
     megapixels: int = Field(default=100, ge=1, le=1000)
     batch_members: int = Field(default=20_000, ge=1, le=200_000)
-    part_mib: int = Field(default=8, ge=5, le=5120, description="S3 takes no part below 5 MiB")
+    part_mib: int = Field(default=16, ge=5, le=5120, description="S3 takes no part below 5 MiB")
     buffered_parts: int = Field(default=2, ge=0, le=100, description="of one upload")
     concurrent_parts: int = Field(default=8, ge=1, le=1000, description="to the store, per replica")
     buffer: Literal["memory", "disk"] = "disk"
