@@ -311,6 +311,113 @@ def token(
     _call("rehearsal.token:run", name=name, role=role, subject=subject)
 
 
+model_app = typer.Typer(
+    name="model",
+    help="Versions of models in an OCI registry: signed, never changed, read by digest.",
+    no_args_is_help=True,
+)
+app.add_typer(model_app, rich_help_panel="The estate")
+_Model = Annotated[str, typer.Argument(metavar="MODEL")]
+_Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its number, or a digest.")]
+_Registry = Annotated[
+    str | None,
+    typer.Option(help="https://HOST[:PORT][/PATH], else $ESTATE_MODEL_REGISTRY.", metavar="URL"),
+]
+_Ca = Annotated[
+    Path | None,
+    typer.Option(help="Authorities to trust instead of the system's.", dir_okay=False, exists=True),
+]
+_Trust = Annotated[
+    list[Path],
+    typer.Option(
+        help="A public key (PEM, as cosign.pub); repeatable. One must have signed it.",
+        dir_okay=False,
+        exists=True,
+    ),
+]
+
+
+@model_app.command("add")
+def model_add(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Has the files, and version.yaml.", file_okay=False, exists=True),
+    ],
+    version: Annotated[int, typer.Option(min=1, help="Number of the version.")],
+    key: Annotated[
+        Path,
+        typer.Option(
+            help="Private key (PEM, ECDSA P-256) that signs.", dir_okay=False, exists=True
+        ),
+    ],
+    registry: _Registry = None,
+    ca: _Ca = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Of the key.", dir_okay=False, exists=True)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of the training code; else the folder's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store a version and sign it; the same again changes nothing, another one is refused."""
+    _call(
+        "model_repo.commands:add",
+        *(folder, version, registry, ca, key, passphrase_file, revision, as_json),
+    )
+
+
+@model_app.command("list")
+def model_list(
+    model: _Model,
+    trust: _Trust,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a model's versions; 1 when one of them does not verify."""
+    _call("model_repo.commands:list_", model, registry, ca, trust, as_json)
+
+
+@model_app.command("show")
+def model_show(
+    model: _Model,
+    version: _Version,
+    trust: _Trust,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say all that is written of a version, once its signature was found."""
+    _call("model_repo.commands:show", model, version, registry, ca, trust, as_json)
+
+
+@model_app.command("verify")
+def model_verify(
+    model: _Model,
+    version: _Version,
+    trust: _Trust,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of a version, and compare it with its digest and signature."""
+    _call("model_repo.commands:verify", model, version, registry, ca, trust, as_json)
+
+
+@model_app.command("pull")
+def model_pull(
+    model: _Model,
+    version: _Version,
+    folder: Annotated[Path, typer.Argument(help="A new folder for its files.")],
+    trust: _Trust,
+    registry: _Registry = None,
+    ca: _Ca = None,
+) -> None:
+    """Write a version's files into a folder, which appears whole or not at all."""
+    _call("model_repo.commands:pull", model, version, folder, registry, ca, trust)
+
+
 @app.command(rich_help_panel="Machine")
 def doctor(
     as_json: AsJson = False,

@@ -20,7 +20,11 @@ _ENGINE = (
     "kubeconform",
     "kube-score",
 )
-_TOOLS = {"tests/contract": _ENGINE, "tests/state": _ENGINE, "tests/browser": ("tusd",)}
+_TOOLS = {
+    "tests/contract": (*_ENGINE, "registry"),
+    "tests/state": _ENGINE,
+    "tests/browser": ("tusd",),
+}
 """What the tests of a folder run and do not build."""
 
 

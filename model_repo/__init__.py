@@ -1,0 +1,1 @@
+"""Models as code: versions of models are signed OCI artifacts, told apart by digest."""

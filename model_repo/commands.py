@@ -1,0 +1,206 @@
+"""`./estate model`: versions of models into a registry, out of it, and what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from model_repo import signing
+from model_repo.credentials import credentials
+from model_repo.oci import NotThere, OciError, Registry
+from model_repo.repository import Repository, Stored
+from rehearsal import console
+from rehearsal.errors import EstateError, UsageError
+
+REGISTRY_VARIABLE = "ESTATE_MODEL_REGISTRY"
+
+
+def add(
+    folder: Path,
+    number: int,
+    registry: str | None,
+    ca: Path | None,
+    key: Path,
+    passphrase: Path | None,
+    revision: str | None,
+    as_json: bool,
+) -> int:
+    """Store and sign a version; 0 also when it was there already, the same."""
+    with _told():
+        password = passphrase.read_bytes().rstrip(b"\r\n") if passphrase else None
+        signer = signing.private_key(key.read_bytes(), password)
+        commit = revision or _commit(folder)
+        opened = _open(registry, ca, writes=True)
+        stored, new = opened.add(folder, number, commit, signer, _sent)
+    if as_json:
+        console.emit_json({**_plain(stored), "new": new})
+    else:
+        said = "stored and signed" if new else "was there already, the same; signed"
+        version = stored.version
+        console.say(f"{version.name} version {version.version}: {said}, {stored.digest}")
+    return 0
+
+
+def list_(
+    model: str, registry: str | None, ca: Path | None, trust: Sequence[Path], as_json: bool
+) -> int:
+    """Every version of a model; 1 when one of them does not verify."""
+    rows: list[dict[str, object]] = []
+    with _told():
+        repository = _open(registry, ca, trust)
+        for number in repository.numbers(model):
+            try:
+                rows.append({**_plain(repository.show(model, str(number))), "verified": True})
+            except OciError as error:
+                rows.append(
+                    {"model": model, "version": number, "verified": False, "why": error.words}
+                )
+    if as_json:
+        console.emit_json(rows)
+    else:
+        console.table(
+            f"Versions of {model}",
+            ("version", "framework", "MB", "metrics", "commit", "digest"),
+            [_row(row) for row in rows],
+        )
+    return 0 if all(row["verified"] for row in rows) else 1
+
+
+def show(
+    model: str,
+    reference: str,
+    registry: str | None,
+    ca: Path | None,
+    trust: Sequence[Path],
+    as_json: bool,
+) -> int:
+    """All that is written of a version, once its signature was found."""
+    with _told():
+        stored = _open(registry, ca, trust).show(model, reference)
+    _tell(stored, as_json)
+    return 0
+
+
+def verify(
+    model: str,
+    reference: str,
+    registry: str | None,
+    ca: Path | None,
+    trust: Sequence[Path],
+    as_json: bool,
+) -> int:
+    """As `show`, after every byte was read and compared with its digest."""
+    with _told():
+        stored = _open(registry, ca, trust).verify(model, reference)
+    _tell(stored, as_json)
+    return 0
+
+
+def pull(
+    model: str,
+    reference: str,
+    folder: Path,
+    registry: str | None,
+    ca: Path | None,
+    trust: Sequence[Path],
+) -> int:
+    """A version's files into a folder that appears whole or not at all."""
+    with _told():
+        stored = _open(registry, ca, trust).pull(model, reference, folder)
+    console.say(f"{model} version {stored.version.version}: {stored.size / 1e6:.1f} MB in {folder}")
+    return 0
+
+
+def _sent(name: str, length: int) -> None:
+    console.step(f"{name}: {length / 1e6:.1f} MB are there")
+
+
+def _open(
+    registry: str | None, ca: Path | None, trust: Sequence[Path] = (), *, writes: bool = False
+) -> Repository:
+    url = registry or os.environ.get(REGISTRY_VARIABLE)
+    if not url:
+        raise UsageError(
+            "--registry", "is not given", f"name a registry, here or in {REGISTRY_VARIABLE}"
+        )
+    user = credentials(Registry(url).host)
+    return Repository(Registry(url, user, ca=ca, writes=writes), signing.trusted(trust))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong as the one line that a command ends with."""
+    try:
+        yield
+    except signing.Unsigned as error:
+        way_out = "name the key that signed it by --trust, or sign it: ./estate model add"
+        raise EstateError(error.thing, error.words, way_out) from None
+    except NotThere as error:
+        way_out = "look at the model's name, the version and --registry"
+        raise EstateError(error.thing, error.words, way_out) from None
+    except OciError as error:
+        way_out = "mend that, and run the same command again"
+        if error.status in (401, 403):
+            way_out = "log in by docker or podman, whose file is read, as a user who may do this"
+        raise EstateError(error.thing, error.words, way_out) from None
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise EstateError(
+            str(error.filename or "the disk"), words, "mend that, and run the same command again"
+        ) from None
+
+
+def _commit(folder: Path) -> str:
+    """The commit of the working tree that the folder lies in."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise UsageError(
+            "--revision", "is not given", f"Git knows no commit of {folder}: say which it is"
+        ) from None
+    return done.stdout.strip()
+
+
+def _plain(stored: Stored) -> dict[str, object]:
+    found = stored.version.model_dump(mode="json")
+    return {
+        "model": found.pop("name"),
+        **found,
+        "digest": stored.digest,
+        "bytes": stored.size,
+        "files": {path: layer.digest for path, layer in stored.files.items()},
+    }
+
+
+def _row(row: dict[str, object]) -> tuple[object, ...]:
+    if not row["verified"]:
+        return row["version"], "not verified", "", str(row["why"]), "", ""
+    metrics = row["metrics"]
+    assert isinstance(metrics, dict)
+    size = row["bytes"]
+    assert isinstance(size, int)
+    told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
+    return (
+        *(row["version"], row["framework"], f"{size / 1e6:.1f}", told),
+        *(str(row["revision"])[:8], row["digest"]),
+    )
+
+
+def _tell(stored: Stored, as_json: bool) -> None:
+    found = _plain(stored)
+    if as_json:
+        console.emit_json(found)
+        return
+    console.table("", ("what", "value"), [(key, _words(value)) for key, value in found.items()])
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_words(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return "\n".join(_words(one).replace("\n", ", ") for one in value)
+    return str(value)

@@ -1,0 +1,185 @@
+"""Signatures that `cosign verify --key` takes: ECDSA P-256 over cosign's "simple signing" payload.
+
+They lie in the repository of what they sign, under cosign's own tag (`sha256-<digest>.sig`), one
+layer for each. Source: cosign's SIGNATURE_SPEC.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from model_repo.oci import (
+    MANIFEST,
+    Descriptor,
+    NotThere,
+    OciError,
+    Registry,
+    digest_of,
+    objects,
+    parsed,
+)
+
+PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
+ANNOTATION = "dev.cosignproject.cosign/signature"
+_KIND = "cosign container image signature"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_PAYLOAD_MOST = 64 << 10
+_SIGNATURES_MOST = 100
+_ALGORITHM = ec.ECDSA(hashes.SHA256())
+
+
+class Unsigned(OciError):
+    """No signature of a trusted key says what this is."""
+
+
+def private_key(pem: bytes, password: bytes | None = None) -> ec.EllipticCurvePrivateKey:
+    """The key in a PEM (PKCS#8 or SEC 1, as cert-manager and openssl write it). Raises OciError."""
+    try:
+        key = serialization.load_pem_private_key(pem, password)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise OciError("the signing key", f"cannot be read: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+        raise OciError("the signing key", "is not of ECDSA P-256, which cosign verifies")
+    return key
+
+
+def public_key(pem: bytes, thing: str = "a trusted key") -> ec.EllipticCurvePublicKey:
+    """The key in a PEM, as `cosign.pub` is one. Raises OciError."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise OciError(thing, f"holds no public key: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise OciError(thing, "holds no public key of ECDSA")
+    return key
+
+
+def trusted(files: Iterable[Path]) -> list[ec.EllipticCurvePublicKey]:
+    """The public keys in these files."""
+    return [public_key(file.read_bytes(), str(file)) for file in files]
+
+
+def tag_of(digest: str) -> str:
+    """Where the signatures of a manifest lie."""
+    return f"{digest.replace(':', '-')}.sig"
+
+
+def sign(registry: Registry, repository: str, digest: str, key: ec.EllipticCurvePrivateKey) -> None:
+    """Sign a manifest, unless this key has signed it before."""
+    own = key.public_key()
+    layers = _layers(registry, repository, digest)
+    if any(_says(registry, repository, digest, layer, [own]) for layer in layers):
+        return
+    name = f"{registry.host}/{registry.full_name(repository)}"
+    payload = _canonical(
+        {
+            "critical": {
+                "identity": {"docker-reference": name},
+                "image": {"docker-manifest-digest": digest},
+                "type": _KIND,
+            },
+            "optional": None,
+        }
+    )
+    signature = base64.b64encode(key.sign(payload, _ALGORITHM)).decode()
+    layer = Descriptor(PAYLOAD, digest_of(payload), len(payload), {ANNOTATION: signature})
+    registry.put_blob(repository, layer, lambda: BytesIO(payload))
+    _put(registry, repository, digest, [*layers, layer])
+
+
+def _put(registry: Registry, repository: str, digest: str, layers: Sequence[Descriptor]) -> None:
+    """The manifest of all signatures, whose configuration is what cosign writes: an empty image."""
+    never = "0001-01-01T00:00:00Z"
+    config = _canonical(
+        {
+            "architecture": "",
+            "config": {},
+            "created": never,
+            "history": [{"created": never}],
+            "os": "",
+            "rootfs": {"diff_ids": [layer.digest for layer in layers], "type": "layers"},
+        }
+    )
+    described = Descriptor(_CONFIG, digest_of(config), len(config))
+    registry.put_blob(repository, described, lambda: BytesIO(config))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": described.to_json(),
+        "layers": [layer.to_json() for layer in layers],
+    }
+    registry.put_manifest(repository, tag_of(digest), _canonical(manifest))
+
+
+def verify(
+    registry: Registry,
+    repository: str,
+    digest: str,
+    keys: Sequence[ec.EllipticCurvePublicKey],
+) -> None:
+    """Raises Unsigned unless one of the keys has signed this manifest."""
+    thing = f"{repository}@{digest}"
+    if not keys:
+        raise Unsigned(thing, "no trusted key was given")
+    layers = _layers(registry, repository, digest)
+    if not layers:
+        raise Unsigned(thing, "is not signed")
+    if not any(_says(registry, repository, digest, layer, keys) for layer in layers):
+        raise Unsigned(thing, f"none of its {len(layers)} signatures is by a trusted key")
+
+
+def _layers(registry: Registry, repository: str, digest: str) -> list[Descriptor]:
+    """The signatures of a manifest, whoever made them."""
+    try:
+        content, _ = registry.manifest(repository, tag_of(digest))
+    except NotThere:
+        return []
+    thing = f"{repository}:{tag_of(digest)}"
+    layers = objects(parsed(content, thing).get("layers"), thing)
+    found = [Descriptor.from_json(layer) for layer in layers[:_SIGNATURES_MOST]]
+    return [layer for layer in found if layer.media_type == PAYLOAD and layer.size <= _PAYLOAD_MOST]
+
+
+def _says(
+    registry: Registry,
+    repository: str,
+    digest: str,
+    layer: Descriptor,
+    keys: Sequence[ec.EllipticCurvePublicKey],
+) -> bool:
+    """Whether a signature is by one of the keys, and of this manifest."""
+    try:
+        payload = b"".join(registry.blob(repository, layer))
+        signature = base64.b64decode(layer.annotations.get(ANNOTATION, ""), validate=True)
+    except (OciError, ValueError):  # another one may be whole
+        return False
+    if not any(_is_by(key, signature, payload) for key in keys):
+        return False
+    try:
+        critical = json.loads(payload)["critical"]
+        return bool(
+            critical["type"] == _KIND and critical["image"]["docker-manifest-digest"] == digest
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _is_by(key: ec.EllipticCurvePublicKey, signature: bytes, payload: bytes) -> bool:
+    try:
+        key.verify(signature, payload, _ALGORITHM)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,190 @@
+"""`./estate model` with the CNCF's own registry, on loopback with users, as a user runs it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from rehearsal import paths, tools
+from tests.contract.test_tusd import free_port
+from tests.unit.model_repo.test_repository import ABOUT, COMMIT, KEY, OTHER, pem
+
+USER, PASSWORD, WRONG = "estate", "only for this test", "mistaken-pass"
+_HASH = "$2b$05$j4pTyo17snBq1HNS8MeyG.xChSYxgh0QdyqJ0MBmdi8bOLm.jSvMi"
+"""bcrypt of PASSWORD: the registry reads no other kind."""
+
+
+@dataclass
+class Site:
+    """A registry and a user's files."""
+
+    url: str
+    folder: Path
+
+    def estate(self, *arguments: str, login: str = "docker") -> subprocess.CompletedProcess[str]:
+        docker = self.folder / login
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "rehearsal.cli", "model", *arguments],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(paths.root()),
+                "ESTATE_MODEL_REGISTRY": f"{self.url}/estate",
+                "DOCKER_CONFIG": str(docker),
+                "REGISTRY_AUTH_FILE": "",
+                "XDG_RUNTIME_DIR": "",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def add(
+        self, number: int, *more: str, login: str = "docker"
+    ) -> subprocess.CompletedProcess[str]:
+        return self.estate(
+            *("add", str(self.folder / "version"), "--version", str(number)),
+            *("--key", str(self.folder / "signing.pem"), "--revision", COMMIT, *more),
+            login=login,
+        )
+
+    def read(self, what: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.estate(what, "digits", *more, "--trust", str(self.folder / "signing.pub"))
+
+
+def _public(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    binary = tools.find(tools.catalogue()["registry"])
+    if binary is None:
+        pytest.skip("registry is not built: ./estate tools build registry")
+    folder, port = tmp_path_factory.mktemp("registry"), free_port()
+    (folder / "users").write_text(f"{USER}:{_HASH}\n")
+    settings = {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "auth": {"htpasswd": {"realm": "estate", "path": str(folder / "users")}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    for login, password in (("docker", PASSWORD), ("mistaken", WRONG)):
+        (folder / login).mkdir()
+        auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        auths = {"auths": {f"127.0.0.1:{port}": {"auth": auth}}}
+        (folder / login / "config.json").write_text(json.dumps(auths))
+    (folder / "version").mkdir()
+    (folder / "version" / "version.yaml").write_text(yaml.safe_dump(ABOUT))
+    (folder / "version" / "model.onnx").write_bytes(os.urandom(3_000_000))
+    (folder / "signing.pem").write_bytes(pem(KEY))
+    (folder / "signing.pub").write_bytes(_public(KEY))
+    (folder / "other.pub").write_bytes(_public(OTHER))
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        command = [str(binary), "serve", str(folder / "config.yaml")]
+        process = subprocess.Popen(command, stderr=log, stdout=log)
+    try:
+        for _ in range(100):
+            try:
+                assert requests.get(f"{url}/v2/", timeout=1).status_code == 401
+                break
+            except requests.ConnectionError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        else:
+            raise TimeoutError((folder / "log").read_text())
+        yield Site(url, folder)
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def test_from_add_to_pull(site: Site, tmp_path: Path) -> None:
+    added = site.add(1, "--json")
+    assert added.returncode == 0, added.stderr
+    told = json.loads(added.stdout)
+    assert told["new"] and told["revision"] == COMMIT
+    again = site.add(1, "--json")
+    assert again.returncode == 0 and not json.loads(again.stdout)["new"]
+    listed = json.loads(site.read("list", "--json").stdout)
+    assert (1, True) in [(one["version"], one["verified"]) for one in listed]
+    by_digest = json.loads(site.read("show", told["digest"], "--json").stdout)
+    assert by_digest["metrics"] == ABOUT["metrics"]
+    assert site.read("verify", "1").returncode == 0
+    assert site.read("pull", "1", str(tmp_path / "pulled")).returncode == 0
+    sent = (site.folder / "version" / "model.onnx").read_bytes()
+    assert (tmp_path / "pulled" / "model.onnx").read_bytes() == sent
+
+
+def test_a_number_is_given_once(site: Site) -> None:
+    assert site.add(2).returncode == 0
+    file = site.folder / "version" / "model.onnx"
+    before = file.read_bytes()
+    file.write_bytes(b"another")
+    try:
+        refused = site.add(2)
+    finally:
+        file.write_bytes(before)
+    assert refused.returncode == 1
+    assert "take another number" in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
+def test_who_is_not_logged_in_is_told_how(site: Site) -> None:
+    for login in ("nobody", "mistaken"):
+        refused = site.add(9, login=login)
+        assert refused.returncode == 1
+        assert "401" in refused.stderr and "docker" in refused.stderr
+        assert WRONG not in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
+def test_a_key_that_did_not_sign(site: Site) -> None:
+    assert site.add(3).returncode == 0
+    refused = site.estate("show", "digits", "3", "--trust", str(site.folder / "other.pub"))
+    assert refused.returncode == 1 and "by a trusted key" in refused.stderr
+
+
+def test_a_damaged_copy_is_named(site: Site) -> None:
+    assert site.add(4).returncode == 0
+    digest = json.loads(site.read("show", "4", "--json").stdout)["files"]["model.onnx"]
+    (blob,) = site.folder.glob(f"data/**/{digest.removeprefix('sha256:')}/data")
+    before = blob.read_bytes()
+    blob.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    try:
+        refused = site.read("verify", "4")
+    finally:
+        blob.write_bytes(before)
+    assert refused.returncode == 1 and "the registry's copy is damaged" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("show", "digits", "77"), "MANIFEST_UNKNOWN"),
+        (("show", "nothing", "1"), "404"),
+        (("show", "Digits", "1"), "is no repository's name"),
+        (("show", "digits", "a b"), "is neither a tag nor a digest"),
+        (("list", "nothing"), "NAME_UNKNOWN"),
+    ],
+)
+def test_what_is_not_there(site: Site, arguments: tuple[str, ...], words: str) -> None:
+    refused = site.estate(*arguments, "--trust", str(site.folder / "signing.pub"))
+    assert refused.returncode == 1
+    assert words in refused.stderr and len(refused.stderr.splitlines()) == 1

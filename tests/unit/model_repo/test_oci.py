@@ -1,0 +1,172 @@
+"""What the client of a registry believes, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+
+from model_repo.oci import Descriptor, NotThere, OciError, Registry, digest_of
+from tests.unit.model_repo.registry import MemoryRegistry
+
+CONTENT = b"weights" * 1000
+BLOB = Descriptor("application/octet-stream", digest_of(CONTENT), len(CONTENT))
+
+
+@pytest.fixture
+def server() -> Iterator[MemoryRegistry]:
+    made = MemoryRegistry()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def registry(server: MemoryRegistry) -> Registry:
+    made = Registry(server.url, ("me", "s3cret"))
+    made.put_blob("a/b", BLOB, lambda: BytesIO(CONTENT))
+    return made
+
+
+def read(registry: Registry, blob: Descriptor = BLOB) -> bytes:
+    return b"".join(registry.blob("a/b", blob))
+
+
+def test_a_blob_is_sent_once(server: MemoryRegistry, registry: Registry) -> None:
+    assert read(registry) == CONTENT
+    assert not registry.put_blob("a/b", BLOB, lambda: BytesIO(CONTENT))
+    assert [method for method, *_ in server.asked].count("PUT") == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[:-1] + b"!",
+        lambda content: content[:-1],
+        lambda content: content + b"!",
+        lambda content: b"",
+    ],
+    ids=["changed", "cut", "longer", "empty"],
+)
+def test_another_content_than_asked_for_is_refused(
+    server: MemoryRegistry, registry: Registry, spoil: object
+) -> None:
+    server.spoil = lambda _, content: spoil(content)  # type: ignore[operator]
+    with pytest.raises(OciError, match="bytes"):
+        read(registry)
+
+
+def test_a_manifest_must_have_the_digest_that_was_asked_for(
+    server: MemoryRegistry, registry: Registry
+) -> None:
+    digest = registry.put_manifest("a/b", "1", b'{"a":1}')
+    assert registry.manifest("a/b", digest) == (b'{"a":1}', digest)
+    server.spoil = lambda path, content: b'{"a":2}'
+    with pytest.raises(OciError, match="gave a manifest"):
+        registry.manifest("a/b", digest)
+
+
+def test_a_manifest_must_have_the_digest_that_the_registry_says(
+    server: MemoryRegistry, registry: Registry
+) -> None:
+    registry.put_manifest("a/b", "1", b"{}")
+    server.headers["Docker-Content-Digest"] = digest_of(b"another")
+    with pytest.raises(OciError, match="gave a manifest"):
+        registry.manifest("a/b", "1")
+
+
+def test_what_is_not_there(registry: Registry) -> None:
+    with pytest.raises(NotThere, match="MANIFESTS_UNKNOWN"):
+        registry.manifest("a/b", "7")
+    assert registry.digest("a/b", "7") is None
+
+
+def test_a_token_is_asked_for_once(server: MemoryRegistry, registry: Registry) -> None:
+    server.token, server.asked = "t0k3n", []
+    assert read(registry) == read(registry) == CONTENT
+    said = [authorization for _, path, authorization in server.asked if "/blobs/" in path]
+    assert [words.split()[0] for words in said] == ["Basic", "Bearer", "Bearer"]
+    assert sum(path.startswith("/token") for _, path, _ in server.asked) == 1
+
+
+def test_credentials_go_nowhere_else(server: MemoryRegistry, registry: Registry) -> None:
+    new = Descriptor("x", digest_of(b"new"), 3)
+    host = server.url.removeprefix("http://")
+    for place in ("http://elsewhere.example", f"https://{host}", f"http://me@{host}1", "http://["):
+        server.upload_at = place
+        with pytest.raises(OciError, match=r"the registry leads to .*: not followed"):
+            registry.put_blob("a/b", new, lambda: BytesIO(b"new"))
+
+
+def test_a_token_is_asked_for_where_it_is_safe(server: MemoryRegistry, registry: Registry) -> None:
+    server.token = "t0k3n"
+    server.headers["WWW-Authenticate"] = 'Bearer realm="http://elsewhere.example/",service="x"'
+    with pytest.raises(OciError, match=r"asks for a token of .*: not followed"):
+        read(registry)
+
+
+def test_what_another_place_asks_for_is_not_given(
+    server: MemoryRegistry, registry: Registry
+) -> None:
+    other = MemoryRegistry()
+    other.token = "t0k3n"
+    server.redirect = f"{other.url}/v2/a/b/blobs/{BLOB.digest}"
+    try:
+        with pytest.raises(OciError, match="401"):
+            read(registry)
+    finally:
+        other.close()
+    assert [said for *_, said in other.asked] == [""], "neither a password nor a token"
+
+
+def test_a_redirected_write_has_stored_nothing(server: MemoryRegistry, registry: Registry) -> None:
+    server.redirect = f"{server.url}/elsewhere"
+    with pytest.raises(OciError, match="307"):
+        registry.put_manifest("a/b", "1", b"{}")
+
+
+def test_tags_come_in_pages(server: MemoryRegistry, registry: Registry) -> None:
+    server.page = 2
+    for number in range(5):
+        registry.put_manifest("a/b", str(number), b"{}")
+    assert registry.tags("a/b") == ["0", "1", "2", "3", "4"]
+
+
+def test_a_password_is_sent_as_utf_8(server: MemoryRegistry) -> None:
+    server.asked = []
+    assert Registry(server.url, ("me", "pä€")).digest("a/b", "1") is None
+    assert base64.b64decode(server.asked[0][2].split()[1]).decode() == "me:pä€"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["registry:5000", "ftp://a", "https://me:pw@host", "https://:pw@host", "https://", "https://["],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(OciError, match="the registry's address: is none") as found:
+        Registry(url)
+    assert "pw" not in str(found.value)
+
+
+def test_no_password_goes_over_a_network_in_clear() -> None:
+    with pytest.raises(OciError, match="use https"):
+        Registry("http://registry.example:5000")
+
+
+@pytest.mark.parametrize("name", ["A/b", "../b", "a//b", "a b", ""])
+def test_names_that_are_none(registry: Registry, name: str) -> None:
+    with pytest.raises(OciError, match="is no repository's name"):
+        registry.manifest(name, "1")
+
+
+@pytest.mark.parametrize("reference", ["", "a/b", "-a", "sha256:abc", "sha512:" + "0" * 128])
+def test_references_that_are_none(registry: Registry, reference: str) -> None:
+    with pytest.raises(OciError, match="digest"):
+        registry.manifest("a/b", reference)
+
+
+def test_a_registry_that_does_not_answer(server: MemoryRegistry, registry: Registry) -> None:
+    server.close()
+    with pytest.raises(OciError, match="does not answer"):
+        Registry(server.url).manifest("a/b", "1")
