@@ -76,25 +76,14 @@ def show(
     ca: Path | None,
     trust: Sequence[Path],
     as_json: bool,
+    *,
+    every_byte: bool = False,
 ) -> int:
-    """All that is written of a version, once its signature was found."""
+    """All that is written of a version, once its signature was found, or every byte was read."""
     with _told():
-        stored = _open(registry, ca, trust).show(model, reference)
-    _tell(stored, as_json)
-    return 0
-
-
-def verify(
-    model: str,
-    reference: str,
-    registry: str | None,
-    ca: Path | None,
-    trust: Sequence[Path],
-    as_json: bool,
-) -> int:
-    """As `show`, after every byte was read and compared with its digest."""
-    with _told():
-        stored = _open(registry, ca, trust).verify(model, reference)
+        repository = _open(registry, ca, trust)
+        look = repository.verify if every_byte else repository.show
+        stored = look(model, reference)
     _tell(stored, as_json)
     return 0
 

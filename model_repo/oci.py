@@ -82,6 +82,31 @@ class Descriptor:
             raise OciError("a descriptor", f"is none: {str(value)[:200]}") from None
 
 
+def described(
+    media_type: str, content: bytes, annotations: Mapping[str, str] | None = None
+) -> Descriptor:
+    """What a manifest says of these bytes."""
+    return Descriptor(media_type, digest_of(content), len(content), annotations or {})
+
+
+def image_manifest(config: Descriptor, layers: Sequence[Descriptor], **more: Any) -> bytes:
+    """A manifest as OCI's image specification has it, with further properties."""
+    return canonical(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config.to_json(),
+            "layers": [layer.to_json() for layer in layers],
+            **more,
+        }
+    )
+
+
+def canonical(value: Any) -> bytes:
+    """JSON: the same value gives the same bytes, and so the same digest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
 def digest_of(content: bytes) -> str:
     """`sha256:...` of these bytes."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -228,6 +253,10 @@ class Registry:
         final = f"{place}{joined}digest={what.digest}"
         self._ask("PUT", final, repository, thing, headers=headers, body=content)
         return True
+
+    def put_bytes(self, repository: str, what: Descriptor, content: bytes) -> None:
+        """Store a small blob unless it is there."""
+        self.put_blob(repository, what, lambda: BytesIO(content))
 
     def put_manifest(self, repository: str, reference: str, content: bytes) -> str:
         """Store a manifest under a tag or its digest; its digest."""

@@ -13,14 +13,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_repo import signing, version
-from model_repo.oci import Descriptor, OciError, Registry, digest_of, parsed
+from model_repo.oci import Descriptor, OciError, Registry, described, digest_of, parsed
 from model_repo.version import ModelVersion
 
 _MARK = ".digest"
@@ -67,30 +66,24 @@ class Repository:
         The same files and metadata again change nothing; others under the number of a version that
         is there are refused. Raises OciError.
         """
-        described = version.read(folder, number, revision)
-        name = place(described.name)
+        told = version.read(folder, number, revision)
+        name = place(told.name)
         files = _files(folder)
-        metadata = version.metadata(described)
+        metadata = version.metadata(told)
         layers = [
             _descriptor(version.WEIGHT, folder / path, {version.FILEPATH: path}) for path in files
         ]
-        layers.append(
-            Descriptor(
-                version.METADATA,
-                digest_of(metadata),
-                len(metadata),
-                {version.FILEPATH: version.METADATA_FILE},
-            )
-        )
-        config = version.config(described, layers)
-        about = Descriptor(version.CONFIG, digest_of(config), len(config))
-        manifest = version.manifest(described, about, layers)
+        written = {version.FILEPATH: version.METADATA_FILE}
+        layers.append(described(version.METADATA, metadata, written))
+        config = version.config(told, layers)
+        about = described(version.CONFIG, config)
+        manifest = version.manifest(told, about, layers)
         digest = digest_of(manifest)
-        stored = Stored(described, digest, dict(zip(files, layers, strict=False)), about)
+        stored = Stored(told, digest, dict(zip(files, layers, strict=False)), about)
         before = self.registry.digest(name, str(number))
         if before not in (None, digest):
             raise OciError(
-                f"{described.name} version {number}",
+                f"{told.name} version {number}",
                 f"is there with other content ({before}); versions are never changed: take another "
                 "number",
             )
@@ -98,15 +91,15 @@ class Repository:
             for path, layer in stored.files.items():
                 self.registry.put_blob(name, layer, _opened(folder / path))
                 sent(path, layer.size)
-            self.registry.put_blob(name, layers[-1], lambda: BytesIO(metadata))
-            self.registry.put_blob(name, about, lambda: BytesIO(config))
+            self.registry.put_bytes(name, layers[-1], metadata)
+            self.registry.put_bytes(name, about, config)
             self.registry.put_manifest(name, digest, manifest)
         signing.sign(self.registry, name, digest, key)
         if before is None:
             self.registry.put_manifest(name, str(number), manifest)
             if (now := self.registry.digest(name, str(number))) != digest:
                 raise OciError(
-                    f"{described.name} version {number}",
+                    f"{told.name} version {number}",
                     f"somebody else added it at the same moment ({now}): take another number",
                 )
         return stored, before is None
@@ -125,15 +118,15 @@ class Repository:
         content, digest = self.registry.manifest(name, reference)
         signing.verify(self.registry, name, digest, self.trusted)
         about, layers = version.described_by(content, thing)
-        told = [layer for layer in layers if layer.media_type == version.METADATA]
-        if len(told) != 1 or told[0].size > version.METADATA_MOST:
-            raise OciError(thing, f"has {len(told)} {version.METADATA_FILE}, or a huge one")
-        value = parsed(b"".join(self.registry.blob(name, told[0])), thing)
-        described = version.parse(value, thing)
-        if described.name != model:
-            raise OciError(thing, f"is a version of {described.name}")
-        if reference not in (digest, str(described.version)):
-            raise OciError(thing, f"is version {described.version} of it")
+        written = [layer for layer in layers if layer.media_type == version.METADATA]
+        if len(written) != 1 or written[0].size > version.METADATA_MOST:
+            raise OciError(thing, f"has {len(written)} {version.METADATA_FILE}, or a huge one")
+        value = parsed(b"".join(self.registry.blob(name, written[0])), thing)
+        told = version.parse(value, thing)
+        if told.name != model:
+            raise OciError(thing, f"is a version of {told.name}")
+        if reference not in (digest, str(told.version)):
+            raise OciError(thing, f"is version {told.version} of it")
         files: dict[str, Descriptor] = {}
         for layer in layers:
             if layer.media_type == version.METADATA:
@@ -142,7 +135,7 @@ class Repository:
             if path in files:
                 raise OciError(thing, f"has two files {path}")
             files[path] = layer
-        return Stored(described, digest, files, about)
+        return Stored(told, digest, files, about)
 
     def verify(self, model: str, reference: str) -> Stored:
         """As `show`, and every byte of every file is read and compared with its digest."""
@@ -152,9 +145,7 @@ class Repository:
                 pass
         return stored
 
-    def pull(
-        self, model: str, reference: str, folder: Path, got: Progress = lambda *_: None
-    ) -> Stored:
+    def pull(self, model: str, reference: str, folder: Path) -> Stored:
         """A version's files into a folder that appears whole or not at all.
 
         A folder that holds this very version already is left as it is. Raises OciError.
@@ -170,9 +161,7 @@ class Repository:
                 target = making / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
-                    for piece in self.registry.blob(place(model), layer):
-                        file.write(piece)
-                        got(path, len(piece))
+                    file.writelines(self.registry.blob(place(model), layer))
                     file.flush()
                     os.fsync(file.fileno())
             (making / version.METADATA_FILE).write_bytes(version.metadata(stored.version))

@@ -9,21 +9,20 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_repo.oci import (
-    MANIFEST,
     Descriptor,
     NotThere,
     OciError,
     Registry,
-    digest_of,
+    canonical,
+    described,
+    image_manifest,
     objects,
     parsed,
 )
@@ -80,7 +79,7 @@ def sign(registry: Registry, repository: str, digest: str, key: ec.EllipticCurve
     if any(_says(registry, repository, digest, layer, [own]) for layer in layers):
         return
     name = f"{registry.host}/{registry.full_name(repository)}"
-    payload = _canonical(
+    payload = canonical(
         {
             "critical": {
                 "identity": {"docker-reference": name},
@@ -91,15 +90,15 @@ def sign(registry: Registry, repository: str, digest: str, key: ec.EllipticCurve
         }
     )
     signature = base64.b64encode(key.sign(payload, _ALGORITHM)).decode()
-    layer = Descriptor(PAYLOAD, digest_of(payload), len(payload), {ANNOTATION: signature})
-    registry.put_blob(repository, layer, lambda: BytesIO(payload))
+    layer = described(PAYLOAD, payload, {ANNOTATION: signature})
+    registry.put_bytes(repository, layer, payload)
     _put(registry, repository, digest, [*layers, layer])
 
 
 def _put(registry: Registry, repository: str, digest: str, layers: Sequence[Descriptor]) -> None:
     """The manifest of all signatures, whose configuration is what cosign writes: an empty image."""
     never = "0001-01-01T00:00:00Z"
-    config = _canonical(
+    config = canonical(
         {
             "architecture": "",
             "config": {},
@@ -109,15 +108,9 @@ def _put(registry: Registry, repository: str, digest: str, layers: Sequence[Desc
             "rootfs": {"diff_ids": [layer.digest for layer in layers], "type": "layers"},
         }
     )
-    described = Descriptor(_CONFIG, digest_of(config), len(config))
-    registry.put_blob(repository, described, lambda: BytesIO(config))
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": described.to_json(),
-        "layers": [layer.to_json() for layer in layers],
-    }
-    registry.put_manifest(repository, tag_of(digest), _canonical(manifest))
+    about = described(_CONFIG, config)
+    registry.put_bytes(repository, about, config)
+    registry.put_manifest(repository, tag_of(digest), image_manifest(about, layers))
 
 
 def verify(
@@ -179,7 +172,3 @@ def _is_by(key: ec.EllipticCurvePublicKey, signature: bytes, payload: bytes) -> 
     except InvalidSignature:
         return False
     return True
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

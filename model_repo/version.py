@@ -7,7 +7,6 @@ training data) is a layer of its own, `version.json`, as strict as this module.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model_repo.oci import MANIFEST, Descriptor, OciError, objects, parsed
+from model_repo.oci import Descriptor, OciError, canonical, image_manifest, objects, parsed
 
 ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG = "application/vnd.cncf.model.config.v1+json"
@@ -141,22 +140,18 @@ def config(version: ModelVersion, layers: Sequence[Descriptor]) -> bytes:
     )
 
 
-def manifest(version: ModelVersion, described: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+def manifest(version: ModelVersion, about: Descriptor, layers: Sequence[Descriptor]) -> bytes:
     """The artifact's manifest: the same version of the same files gives the same digest."""
-    return canonical(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": ARTIFACT,
-            "config": described.to_json(),
-            "layers": [layer.to_json() for layer in layers],
-            "annotations": {
-                "org.opencontainers.image.title": version.name,
-                "org.opencontainers.image.version": str(version.version),
-                "org.opencontainers.image.revision": version.revision,
-                "org.opencontainers.image.licenses": version.licence,
-            },
-        }
+    return image_manifest(
+        about,
+        layers,
+        artifactType=ARTIFACT,
+        annotations={
+            "org.opencontainers.image.title": version.name,
+            "org.opencontainers.image.version": str(version.version),
+            "org.opencontainers.image.revision": version.revision,
+            "org.opencontainers.image.licenses": version.licence,
+        },
     )
 
 
@@ -180,8 +175,3 @@ def file_name(layer: Descriptor, thing: str) -> str:
     ):
         raise OciError(thing, f"{FILEPATH} {name!r}: is no path below the model's folder")
     return name
-
-
-def canonical(value: Any) -> bytes:
-    """The same value gives the same bytes, and so the same digest."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -31,6 +31,7 @@ import psutil
 from botocore.config import Config
 from PIL import Image
 
+from components.datalake.transfer_config import TransferConfig
 from rehearsal.access import Access
 from rehearsal.drills import lake
 from services import batches, sending, tus
@@ -39,7 +40,7 @@ T = TypeVar("T")
 BUCKET = "images-incoming"
 _FILE_SIDE = 4082  # pixels: 50 MB as an uncompressed BMP
 _FILES = 3  # per way and round
-_PART = 16 << 20  # bytes, as `transfer.part_mib` has it
+_PART = TransferConfig().part_mib << 20  # bytes
 _TURNS = 9  # of one file per way; a multiple of the ways
 _PAUSE_S = 2.0  # the store writes out what it has
 _TAKEN_UP_S = 12.0  # the pipeline's sensor looks every 10 s, and rest before that is none

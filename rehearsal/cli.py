@@ -325,7 +325,7 @@ _Registry = Annotated[
 ]
 _Ca = Annotated[
     Path | None,
-    typer.Option(help="Authorities to trust instead of the system's.", dir_okay=False, exists=True),
+    typer.Option(help="Authorities to trust instead of certifi's.", dir_okay=False, exists=True),
 ]
 _Trust = Annotated[
     list[Path],
@@ -402,7 +402,7 @@ def model_verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every byte of a version, and compare it with its digest and signature."""
-    _call("model_repo.commands:verify", model, version, registry, ca, trust, as_json)
+    _call("model_repo.commands:show", model, version, registry, ca, trust, as_json, every_byte=True)
 
 
 @model_app.command("pull")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
@@ -13,13 +12,6 @@ from tests.unit.model_repo.registry import MemoryRegistry
 
 CONTENT = b"weights" * 1000
 BLOB = Descriptor("application/octet-stream", digest_of(CONTENT), len(CONTENT))
-
-
-@pytest.fixture
-def server() -> Iterator[MemoryRegistry]:
-    made = MemoryRegistry()
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from model_repo import signing, version
-from model_repo.oci import NotThere, OciError, Registry, digest_of
+from model_repo.oci import NotThere, OciError, Registry, canonical, digest_of
 from model_repo.repository import Repository
 from tests.unit.model_repo.registry import MemoryRegistry
 
@@ -29,13 +29,6 @@ ABOUT: dict[str, Any] = {
     "training_data": {"dataset": "digits", "version": "1", "digest": "sha256:" + "0" * 64},
     "licence": "BSD-3-Clause",
 }
-
-
-@pytest.fixture
-def server() -> Iterator[MemoryRegistry]:
-    made = MemoryRegistry()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -149,7 +142,7 @@ def test_a_damaged_signature_does_not_hide_another(
     name = "estate/models/digits"
     manifest = json.loads(server.manifests[name, signing.tag_of(digest)])
     manifest["layers"].insert(0, {**manifest["layers"][0], "digest": "sha256:" + "f" * 64})
-    server.manifests[name, signing.tag_of(digest)] = version.canonical(manifest)
+    server.manifests[name, signing.tag_of(digest)] = canonical(manifest)
     assert repository.show("digits", "1").digest == digest
 
 
@@ -290,7 +283,7 @@ def test_a_layer_cannot_leave_the_folder(
     name = "estate/models/digits"
     manifest = json.loads(server.manifests[name, digest])
     manifest["layers"][0]["annotations"][version.FILEPATH] = path
-    spoilt = version.canonical(manifest)
+    spoilt = canonical(manifest)
     server.manifests[name, digest_of(spoilt)] = spoilt
     signing.sign(repository.registry, "models/digits", digest_of(spoilt), KEY)
     with pytest.raises(OciError, match="is no path below the model's folder"):
