@@ -1,0 +1,1 @@
+"""Triton Inference Server, its rollouts and the gateway before it."""

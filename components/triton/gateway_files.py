@@ -1,0 +1,195 @@
+"""The gateway before Triton: KServe's v2 protocol by HTTP and gRPC, and who answers what.
+
+A request's model is in its path, or the first field of its gRPC message. Two maps say which pool a
+model is in and which percentage of its requests the canary's pods get; the controller changes them
+while HAProxy runs (services/serving/gateway.py), and a pod that starts reads them from the ConfigMap
+that the controller keeps.
+"""
+
+from __future__ import annotations
+
+from components import shell
+from components.triton.config import (
+    CLIENTS_PORT,
+    CONTROLLER,
+    GATEWAY_METRICS_PORT,
+    GRPC_PORT,
+    HTTP_PORT,
+    RUNTIME_PORT,
+    TritonConfig,
+)
+from services.serving.gateway import POOLS, TABLE, WEIGHTS
+from services.serving.model import TRACKS
+
+CONFIG, TLS, TRUST = "/gateway/config", "/gateway/tls", "/gateway/trust"
+TRAFFIC = "/gateway/traffic"
+RUN = "/run/gateway"
+_CERTIFICATE = f"ssl crt {TLS}/tls.crt"
+_GRPC = "/inference.GRPCInferenceService/"
+_GRPC_CALLS = (
+    *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata"),
+    *("ModelInfer", "ModelStreamInfer"),
+)
+
+
+def slots(config: TritonConfig) -> int:
+    """Slots for the pods of a track."""
+    most = [
+        max(pool.replicas, pool.canary_replicas, pool.autoscaling.max_replicas)
+        if pool.autoscaling
+        else max(pool.replicas, pool.canary_replicas)
+        for pool in config.pools
+    ]
+    return max(most) + 2  # those that are being replaced
+
+
+def _backend(pool: str, track: str, protocol: str, domain: str, config: TritonConfig) -> str:
+    port = GRPC_PORT if protocol == "grpc" else HTTP_PORT
+    host = f"triton-{pool}-{track}.{domain}"
+    # gRPC's port speaks HTTP/2 alone, so both are asked at the other.
+    checked = f"check port {HTTP_PORT} check-proto h1 inter 500ms fall 2 rise 1"
+    proto = " proto h2" if protocol == "grpc" else ""
+    return f"""\
+backend {pool}-{track}-{protocol}
+  balance leastconn
+  option httpchk
+  http-check send meth GET uri /v2/health/live ver HTTP/1.1 hdr Host {host}
+  # A model keeps nothing between requests: one that got no answer is asked of another pod, once.
+  retries 1
+  option redispatch 1
+  retry-on conn-failure empty-response
+  http-reuse safe
+  server-template {track} {slots(config)} {host}:{port}{proto} {checked} resolvers cluster \
+init-addr none on-marked-down shutdown-sessions
+"""
+
+
+def haproxy_cfg(config: TritonConfig, domain: str, *, guarded: bool = True) -> str:
+    """haproxy.cfg; not `guarded` lets model control pass (the fault of its check)."""
+    first = config.pools[0].name
+    backends = "\n".join(
+        _backend(pool.name, track, protocol, domain, config)
+        for pool in config.pools
+        for track in TRACKS
+        for protocol in ("http", "grpc")
+    )
+    refused = (
+        f"""\
+  acl grpc-call path {" ".join(_GRPC + call for call in _GRPC_CALLS)}
+  acl grpc-call path_beg /grpc.health.v1.Health/
+  acl http-call path /v2 /v2/health/live /v2/health/ready
+  acl http-call path_reg ^/v2/models/[A-Za-z0-9_.-]+(/versions/[0-9]+)?(/ready|/infer|/config)?$
+  http-request return status 403 content-type application/json string \
+'{{"error": "not served by this gateway"}}' if grpc !grpc-call
+  http-request return status 403 content-type application/json string \
+'{{"error": "not served by this gateway"}}' if !grpc !http-call
+"""
+        if guarded
+        else ""
+    )
+    known = f"{{ var(txn.model),map_str({POOLS}) -m found }}"
+    return f"""\
+global
+  log stdout format raw local0 notice
+  maxconn 4000
+  hard-stop-after 60s
+  ssl-load-extra-del-ext
+  ssl-default-bind-options ssl-min-ver TLSv1.2
+  stats socket {RUN}/admin.sock mode 600 level admin
+  stats timeout 5s
+  tune.bufsize 65536
+
+defaults
+  mode http
+  log global
+  option dontlognull
+  timeout connect 1s
+  timeout http-request 15s
+  timeout http-keep-alive 75s
+  timeout queue {config.request_timeout_s}s
+  timeout client {config.request_timeout_s + 5}s
+  timeout server {config.request_timeout_s}s
+
+resolvers cluster
+  parse-resolv-conf
+  hold valid 1s
+  hold nx 2s
+  hold obsolete 2s
+  resolve_retries 3
+  timeout resolve 1s
+  timeout retry 1s
+
+frontend inference
+  bind :{CLIENTS_PORT} {_CERTIFICATE} alpn h2,http/1.1
+  acl grpc req.hdr(content-type) -m beg application/grpc
+  http-request deny deny_status 413 if {{ req.body_size gt {config.request_mib << 20} }}
+{refused}\
+  http-request wait-for-body time 2s at-least 256 if grpc
+  http-request set-var(txn.model) req.body,ungrpc(1) if grpc
+  http-request set-var(txn.model) path,field(4,/) if !grpc
+  http-request set-var(txn.pool) var(txn.model),map_str({POOLS},{first})
+  http-request set-var(txn.weight) var(txn.model),map_str_int({WEIGHTS},0)
+  acl infer path_end /infer
+  acl infer path {_GRPC}ModelInfer {_GRPC}ModelStreamInfer
+  # Who names a version asks for what is served.
+  acl versioned path_sub /versions/
+  http-request set-var(txn.track) str(stable)
+  http-request set-var(txn.track) str(canary) if infer !versioned \
+{{ rand(100),sub(txn.weight) -m int lt 0 }}
+  http-request set-var(txn.key) var(txn.model),concat(/,txn.track)
+  http-request track-sc0 var(txn.key) table {TABLE} if infer {known}
+  http-request del-header x-estate-track
+  http-response set-header x-estate-track %[var(txn.track)]
+  use_backend %[var(txn.pool)]-%[var(txn.track)]-grpc if grpc
+  use_backend %[var(txn.pool)]-%[var(txn.track)]-http
+
+backend {TABLE}
+  stick-table type string len 96 size 4k expire 1h store http_req_cnt,http_fail_cnt
+
+{backends}
+frontend runtime
+  mode tcp
+  bind :{RUNTIME_PORT} {_CERTIFICATE} ca-file {TRUST}/ca.crt verify required
+  tcp-request content reject unless {{ ssl_c_s_dn(CN) -m str {CONTROLLER} }}
+  default_backend runtime
+
+backend runtime
+  mode tcp
+  server admin unix@{RUN}/admin.sock
+
+frontend metrics
+  bind :{GATEWAY_METRICS_PORT} {_CERTIFICATE} alpn http/1.1
+  monitor-uri /alive
+  http-request use-service prometheus-exporter if {{ path /metrics }}
+  http-request deny deny_status 404
+"""
+
+
+SERVE = f"""\
+#!/bin/sh
+# Runs HAProxy, and has it read certificates and trust again when they change.
+set -eu
+fingerprint() {{ cat {TLS}/tls.crt {TRUST}/ca.crt | cksum; }}
+maps() {{
+  for map in weights.map pools.map; do
+    cat {TRAFFIC}/$map > {RUN}/$map 2>/dev/null || : >> {RUN}/$map
+  done
+}}
+before=$(fingerprint)  # of what is read below, so that no change falls between
+maps
+haproxy -W -db -f {CONFIG}/haproxy.cfg &
+proxy=$!
+watch() {{
+  while sleep 5; do
+    now=$(fingerprint)
+    if [ "$now" != "$before" ]; then
+      before=$now
+      echo "certificates changed: reloading"
+      # A worker that starts reads the maps' files; the controller mends what is older there.
+      maps
+      kill -USR2 "$proxy" || exit 0
+    fi
+  done
+}}
+"""
+SERVE += shell.until_it_ends("proxy", watch="watch")

@@ -1,0 +1,289 @@
+"""The pods of one track of a pool: Triton, and the sidecar that brings its models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from components.model import GPU, Image
+from components.model_repository.config import TRUST_KEY
+from components.model_repository.repository import ModelRepository
+from components.triton.config import (
+    GRPC_PORT,
+    HTTP_PORT,
+    METRICS_PORT,
+    NAMESPACE,
+    SYNC_PORT,
+    UID,
+    TritonConfig,
+    TritonPool,
+)
+from components.workload import (
+    TRUST_CONFIG_MAP,
+    config_map_volume,
+    container_security,
+    labels,
+    memory_volume,
+    pod_security,
+    probe,
+    requirements,
+    secret_volume,
+    topology_spread,
+)
+from services.serving.model import POOL_LABEL, TRACK_LABEL, Track
+from services.serving.settings import RegistrySettings, ServerSettings, SyncSettings
+
+TLS = "triton-tls"
+"""The sidecars' certificate, one for all: the controller asks each pod by its address."""
+SYNC_NAME = f"triton.{NAMESPACE}.svc.cluster.local"
+_CONFIG, _REGISTRY, _TRUST, _CA, _TLS = (
+    f"/serving/{name}" for name in ("config", "registry", "trust", "ca", "tls")
+)
+MODELS = "/models"
+"""Triton's repository and what was pulled, on one file system."""
+_mount = k8s.core.v1.VolumeMountArgs
+
+
+def registry_settings(registry_url: str) -> RegistrySettings:
+    """Where a program of ours finds the registry and what it needs there."""
+    return RegistrySettings.model_validate(
+        {
+            "url": registry_url,
+            "ca": f"{_CA}/ca.crt",
+            "username": f"{_REGISTRY}/username",
+            "password": f"{_REGISTRY}/password",
+            "trust": f"{_TRUST}/{TRUST_KEY}",
+        }
+    )
+
+
+def server_settings(port: int) -> ServerSettings:
+    """Where it serves."""
+    return ServerSettings.model_validate(
+        {"port": port, "certificate": f"{_TLS}/tls.crt", "key": f"{_TLS}/tls.key"}
+    )
+
+
+def sync_settings(
+    config: TritonConfig, pool: TritonPool, track: Track, registry_url: str
+) -> SyncSettings:
+    """What the sidecar is told."""
+    return SyncSettings.model_validate(
+        {
+            "namespace": NAMESPACE,
+            "track": track,
+            "pool": pool.name,
+            "registry": registry_settings(registry_url),
+            "repository": f"{MODELS}/repository",
+            "versions": f"{MODELS}/versions",
+            "triton": f"http://127.0.0.1:{HTTP_PORT}",
+            "native": config.native,
+            "server": server_settings(SYNC_PORT),
+        }
+    )
+
+
+def own_mounts() -> list[k8s.core.v1.VolumeMountArgs]:
+    """Settings, the registry's user, trusted keys, the authority, the certificate."""
+    return [
+        _mount(name=name, mount_path=path, read_only=True)
+        for name, path in (
+            ("config", _CONFIG),
+            ("registry", _REGISTRY),
+            ("model-trust", _TRUST),
+            ("ca", _CA),
+            ("tls", _TLS),
+        )
+    ]
+
+
+def own_volumes(
+    name: str, tls: str, repository: ModelRepository
+) -> list[k8s.core.v1.VolumeArgs]:
+    """The volumes of `own_mounts`."""
+    return [
+        config_map_volume("config", f"{name}-config"),
+        secret_volume("registry", repository.reader_secret),
+        config_map_volume("model-trust", repository.trust),
+        config_map_volume("ca", repository.authority or TRUST_CONFIG_MAP),
+        secret_volume("tls", tls),
+    ]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One track of one pool."""
+
+    pool: TritonPool
+    track: Track
+
+    @property
+    def name(self) -> str:
+        """Of its Deployment and its Service."""
+        return f"triton-{self.pool.name}-{self.track}"
+
+    @property
+    def replicas(self) -> int:
+        """How many, unless more are asked for by the queue."""
+        return self.pool.replicas if self.track == "stable" else self.pool.canary_replicas
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """The labels of its pods."""
+        return labels(self.name)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """With what the controller looks for."""
+        return {**self.selector, POOL_LABEL: self.pool.name, TRACK_LABEL: self.track}
+
+
+def pod_spec(
+    seat: Seat,
+    config: TritonConfig,
+    *,
+    image: Image,
+    sync_image: Image,
+    account: str,
+    repository: ModelRepository,
+) -> k8s.core.v1.PodSpecArgs:
+    """The pod of one replica."""
+    pool = seat.pool
+    return k8s.core.v1.PodSpecArgs(
+        service_account_name=account,
+        # The sidecar reads what is assigned; Triton's container has no token.
+        automount_service_account_token=False,
+        enable_service_links=False,
+        security_context=pod_security(UID),
+        topology_spread_constraints=topology_spread(seat.selector, pool.spread, seat.replicas),
+        node_selector={"accelerator": "nvidia"} if pool.gpu else None,
+        tolerations=[k8s.core.v1.TolerationArgs(key=GPU, operator="Exists", effect="NoSchedule")]
+        if pool.gpu
+        else None,
+        # Triton answers what it has, for as long as a request may take.
+        termination_grace_period_seconds=config.request_timeout_s + 15,
+        containers=[_triton(seat, config, image), _sync(pool, sync_image)],
+        volumes=[
+            k8s.core.v1.VolumeArgs(
+                name="models",
+                empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(size_limit=f"{pool.models_gib}Gi"),
+            ),
+            memory_volume("shared-memory", pool.shared_memory_mib),
+            memory_volume("tmp", 64),
+            memory_volume("sync-tmp", 16),
+            api_token_volume(),
+            *own_volumes(seat.name, TLS, repository),
+        ],
+    )
+
+
+def api_token_volume() -> k8s.core.v1.VolumeArgs:
+    """The service account's token, for the one container that mounts it."""
+    source = k8s.core.v1.VolumeProjectionArgs
+    return k8s.core.v1.VolumeArgs(
+        name="api",
+        projected=k8s.core.v1.ProjectedVolumeSourceArgs(
+            default_mode=0o440,
+            sources=[
+                source(
+                    service_account_token=k8s.core.v1.ServiceAccountTokenProjectionArgs(
+                        path="token", expiration_seconds=3600
+                    )
+                ),
+                source(
+                    config_map=k8s.core.v1.ConfigMapProjectionArgs(
+                        name="kube-root-ca.crt",
+                        items=[k8s.core.v1.KeyToPathArgs(key="ca.crt", path="ca.crt")],
+                    )
+                ),
+            ],
+        ),
+    )
+
+
+API_MOUNT = _mount(
+    name="api", mount_path="/var/run/secrets/kubernetes.io/serviceaccount", read_only=True
+)
+
+
+def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.ContainerArgs:
+    pool = seat.pool
+    port = k8s.core.v1.ContainerPortArgs
+    cache = [f"--cache-config=local,size={pool.response_cache_mib << 20}"]
+    resources = requirements(pool.resources)
+    if pool.mig is not None:
+        slice_ = {f"nvidia.com/mig-{pool.mig}": "1"}
+        quantities = pool.resources.quantities()
+        resources = k8s.core.v1.ResourceRequirementsArgs(
+            requests={**quantities["requests"], **slice_},
+            limits={**quantities["limits"], **slice_},
+        )
+    return k8s.core.v1.ContainerArgs(
+        name="triton",
+        image=image.ref,
+        image_pull_policy="IfNotPresent",
+        command=["/opt/tritonserver/bin/tritonserver"],
+        args=[
+            f"--model-repository={MODELS}/repository",
+            "--model-control-mode=explicit",
+            # Ready when it can take requests; the sidecar knows of models.
+            "--strict-readiness=false",
+            "--allow-http=true",
+            "--allow-grpc=true",
+            f"--http-port={HTTP_PORT}",
+            f"--grpc-port={GRPC_PORT}",
+            f"--metrics-port={METRICS_PORT}",
+            "--metrics-config=summary_latencies=true",
+            "--metrics-config=summary_quantiles=0.5:0.05,0.99:0.001",
+            "--rate-limit=execution_count",
+            f"--exit-timeout-secs={config.request_timeout_s}",
+            *(cache if pool.response_cache_mib else ()),
+        ],
+        ports=[
+            port(name="http", container_port=HTTP_PORT),
+            port(name="grpc", container_port=GRPC_PORT),
+            port(name="metrics", container_port=METRICS_PORT),
+        ],
+        security_context=container_security(),
+        resources=resources,
+        startup_probe=probe(http=("/v2/health/live", "http"), period_s=1, failures=180),
+        readiness_probe=probe(http=("/v2/health/ready", "http"), period_s=2, failures=2),
+        liveness_probe=probe(http=("/v2/health/live", "http"), period_s=10, failures=6),
+        # The gateway learns first that this replica goes.
+        lifecycle=k8s.core.v1.LifecycleArgs(
+            pre_stop=k8s.core.v1.LifecycleHandlerArgs(sleep=k8s.core.v1.SleepActionArgs(seconds=5))
+        ),
+        volume_mounts=[
+            _mount(name="models", mount_path=MODELS),
+            _mount(name="shared-memory", mount_path="/dev/shm"),
+            _mount(name="tmp", mount_path="/tmp"),
+        ],
+    )
+
+
+def _sync(pool: TritonPool, image: Image) -> k8s.core.v1.ContainerArgs:
+    return k8s.core.v1.ContainerArgs(
+        name="sync",
+        image=image.ref,
+        image_pull_policy="IfNotPresent",
+        command=["/usr/bin/python3", "-m", "services.serving"],
+        args=["sync", f"{_CONFIG}/settings.json"],
+        ports=[k8s.core.v1.ContainerPortArgs(name="sync", container_port=SYNC_PORT)],
+        security_context=container_security(),
+        resources=requirements(pool.sync_resources),
+        startup_probe=probe(http=("/healthz", "sync"), scheme="HTTPS", period_s=1, failures=120),
+        # Every assigned model is served: only then requests come.
+        readiness_probe=probe(http=("/readyz", "sync"), scheme="HTTPS", period_s=1, failures=5),
+        liveness_probe=probe(http=("/healthz", "sync"), scheme="HTTPS", period_s=20),
+        lifecycle=k8s.core.v1.LifecycleArgs(
+            pre_stop=k8s.core.v1.LifecycleHandlerArgs(sleep=k8s.core.v1.SleepActionArgs(seconds=5))
+        ),
+        volume_mounts=[
+            _mount(name="models", mount_path=MODELS),
+            _mount(name="sync-tmp", mount_path="/tmp"),
+            API_MOUNT,
+            *own_mounts(),
+        ],
+    )

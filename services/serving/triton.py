@@ -1,0 +1,109 @@
+"""Triton's own protocol as far as it is needed here: model control, the golden set, metrics."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+_TIMEOUT_S = (3.0, 20.0)
+LOAD_S = 170.0
+
+
+class TritonError(Exception):
+    """What Triton said, or that it said nothing."""
+
+
+class Triton:
+    """One server by its HTTP address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+
+    def live(self) -> bool:
+        """Whether it answers."""
+        try:
+            return self._ask("GET", "/v2/health/live").ok
+        except TritonError:
+            return False
+
+    def load(self, model: str) -> None:
+        """Read the model's folder and configuration again; in its place until the new is there."""
+        self._said(self._ask("POST", f"/v2/repository/models/{model}/load", LOAD_S, json={}))
+
+    def unload(self, model: str) -> None:
+        """Serve it no more."""
+        self._said(self._ask("POST", f"/v2/repository/models/{model}/unload", json={}))
+
+    def ready(self) -> dict[str, set[int]]:
+        """Which versions of which models it serves."""
+        answer = self._said(self._ask("POST", "/v2/repository/index", json={"ready": True}))
+        found: dict[str, set[int]] = {}
+        for one in answer.json():
+            if one.get("state") == "READY" and str(one.get("version", "")).isdigit():
+                found.setdefault(one["name"], set()).add(int(one["version"]))
+        return found
+
+    def infer(self, model: str, version: int, request: Mapping[str, Any]) -> tuple[Any, float]:
+        """The outputs of one request, and after how many milliseconds they came."""
+        began = time.monotonic()
+        path = f"/v2/models/{model}/versions/{version}/infer"
+        answer = self._said(self._ask("POST", path, json=request))
+        return answer.json().get("outputs"), (time.monotonic() - began) * 1000
+
+    def _ask(
+        self, method: str, path: str, timeout_s: float = _TIMEOUT_S[1], json: Any = None
+    ) -> requests.Response:
+        try:
+            return self._session.request(
+                method, self._url + path, json=json, timeout=(_TIMEOUT_S[0], timeout_s)
+            )
+        except requests.RequestException as error:
+            raise TritonError(f"Triton does not answer: {type(error).__name__}") from None
+
+    def _said(self, answer: requests.Response) -> requests.Response:
+        if answer.ok:
+            return answer
+        try:
+            words = str(answer.json()["error"])
+        except (ValueError, KeyError, TypeError):
+            words = answer.text
+        raise TritonError(f"{' '.join(words.split())[:400] or answer.reason}")
+
+
+def failures(metrics: str, model: str, version: int) -> int:
+    """Requests of a version that Triton could not answer, from its metrics."""
+    return int(
+        sum(
+            sample.value
+            for sample in _samples(metrics, "nv_inference_request_failure")
+            if sample.labels.get("model") == model and sample.labels.get("version") == str(version)
+        )
+    )
+
+
+def latency_ms(metrics: str, model: str, version: int, quantile: str = "0.99") -> float | None:
+    """A quantile of the time that requests took, in queue and model; None before there was one."""
+    for sample in _samples(metrics, "nv_inference_request_summary_us"):
+        labels = sample.labels
+        if (labels.get("model"), labels.get("version")) != (model, str(version)):
+            continue
+        if labels.get("quantile") == quantile and math.isfinite(sample.value):
+            return float(sample.value) / 1000
+    return None
+
+
+def _samples(metrics: str, name: str) -> list[Any]:
+    wanted = "\n".join(
+        line for line in metrics.splitlines() if re.match(rf"(# (HELP|TYPE) )?{name}\b", line)
+    )
+    families = text_string_to_metric_families(wanted + "\n")
+    return [sample for family in families for sample in family.samples]
+
+
