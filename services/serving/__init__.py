@@ -1,0 +1,1 @@
+"""Delivery of models to Triton: pulled, checked, loaded, and replaced in steps."""
