@@ -55,6 +55,11 @@ _CONSOLE = (
     "botocore\nconfluent-kafka\ncryptography\nfastapi\nprometheus-client\npsycopg[binary,pool]\n"
     "pydantic\npyjwt\npymongo\nuvicorn\n"
 )
+# Triton's client as in requirements.in, which says why without its extra `grpc`.
+_SERVING = (
+    "cryptography\ngrpcio\nkubernetes\nnumpy\npackaging\nprometheus-client\nprotobuf<6\n"
+    "pydantic\npyyaml\nrequests\ntritonclient[http]~=2.66.0\n"
+)
 _BY = "made by: ./estate tools lock"
 
 
@@ -120,6 +125,11 @@ def _locks(root: Path) -> list[Lock]:
             "rehearsal/images/recipes/console.requirements.lock",
             _CONSOLE,
             "Wheels of the image estate_console",
+        ),
+        Lock(
+            "rehearsal/images/recipes/serving.requirements.lock",
+            _SERVING,
+            "Wheels of the image estate_serving",
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]

@@ -1,0 +1,123 @@
+"""A program of an image on this machine: its layers as an overlay, in namespaces of its own.
+
+For work that needs what is in an image and no cluster. Without root, a user namespace is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rehearsal.images.errors import ImageError
+from rehearsal.images.fsio import locked, read_json
+from rehearsal.images.oci import Store
+
+_SETUP = """\
+set -e
+scratch=$1 lower=$2 count=$3
+shift 3
+mount -t tmpfs -o mode=0755 tmpfs "$scratch"
+mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
+root=$scratch/root
+mount -t overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+while [ "$count" -gt 0 ]; do
+  mkdir -p "$root$2"
+  mount --rbind "$1" "$root$2"
+  shift 2
+  count=$((count - 1))
+done
+exec chroot "$root" /usr/bin/env -i "$@"
+"""
+"""A tmpfs takes what is written to the image's own paths; it goes with the mount namespace."""
+
+
+def layers(store: Store, manifest: str) -> list[Path]:
+    """The folders with an image's unpacked layers, lowest first; made where they lack.
+
+    :raises ImageError: the store has no such image.
+    """
+    value = read_json(store.path(manifest))
+    if value is None:
+        raise ImageError(f"image {manifest} is not in the store", "Run ./estate images build")
+    return [_unpacked(store, layer["digest"]) for layer in value["layers"]]
+
+
+def _unpacked(store: Store, digest: str) -> Path:
+    folder = store.root.parent / "unpacked"
+    target = folder / digest.removeprefix("sha256:")[:16]
+    with locked(folder / f".{target.name}.lock"):
+        if not target.exists():
+            fresh = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}."))
+            try:
+                with tarfile.open(store.path(digest), "r:") as tar:
+                    # Our own layers: owners are left out, so that it works without root.
+                    tar.extractall(fresh, filter="tar" if os.geteuid() == 0 else "data")
+                fresh.chmod(0o755)
+                fresh.rename(target)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def command(
+    lower: Sequence[Path],
+    arguments: Sequence[str],
+    *,
+    scratch: Path,
+    binds: Mapping[Path, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    network: bool = False,
+) -> list[str]:
+    """The command that runs a program of an image, as the one user that there is.
+
+    :param lower: the folders of :func:`layers`.
+    :param scratch: an existing folder to mount on; it stays empty.
+    :param binds: folders of this machine, and where the program finds them.
+    :param environment: all that the program gets.
+    :param network: this machine's; else one without any interface that is up.
+    """
+    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **(environment or {})}
+    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    own = () if network else ("--net",)
+    pairs = [part for place, inside in (binds or {}).items() for part in (str(place), inside)]
+    return [
+        *("unshare", *user, *own, "--mount", "--pid", "--fork", "--kill-child"),
+        *("sh", "-c", _SETUP, "sh", str(scratch)),
+        *(":".join(map(str, reversed(lower))), str(len(pairs) // 2), *pairs),
+        *(f"{name}={value}" for name, value in variables.items()),
+        *arguments,
+    ]
+
+
+def run(
+    store: Store,
+    manifest: str,
+    arguments: Sequence[str],
+    *,
+    binds: Mapping[Path, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of an image to its end, without a network; what it says is in the result."""
+    lower = layers(store, manifest)
+    with tempfile.TemporaryDirectory(dir=store.root.parent, prefix=".run-") as scratch:
+        return subprocess.run(
+            command(
+                lower,
+                arguments,
+                scratch=Path(scratch),
+                binds=binds,
+                environment=environment,
+            ),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
