@@ -2,8 +2,8 @@
 
 A request's model is in its path, or the first field of its gRPC message. Two maps say which pool a
 model is in and which percentage of its requests the canary's pods get; the controller changes them
-while HAProxy runs (services/serving/gateway.py), and a pod that starts reads them from the ConfigMap
-that the controller keeps.
+while HAProxy runs (services/serving/gateway.py), and a pod that starts reads them from the
+ConfigMap that the controller keeps.
 """
 
 from __future__ import annotations
@@ -64,8 +64,16 @@ init-addr none on-marked-down shutdown-sessions
 """
 
 
-def haproxy_cfg(config: TritonConfig, domain: str, *, guarded: bool = True) -> str:
-    """haproxy.cfg; not `guarded` lets model control pass (the fault of its check)."""
+def haproxy_cfg(
+    config: TritonConfig, domain: str, *, guarded: bool = True, asks_certificate: bool = True
+) -> str:
+    """haproxy.cfg; the faults of two checks let model control pass, or anybody use its own API."""
+    asked = f" ca-file {TRUST}/ca.crt verify required" if asks_certificate else ""
+    known_name = (
+        f"  tcp-request content reject unless {{ ssl_c_s_dn(CN) -m str {CONTROLLER} }}\n"
+        if asks_certificate
+        else ""
+    )
     first = config.pools[0].name
     backends = "\n".join(
         _backend(pool.name, track, protocol, domain, config)
@@ -149,8 +157,8 @@ backend {TABLE}
 {backends}
 frontend runtime
   mode tcp
-  bind :{RUNTIME_PORT} {_CERTIFICATE} ca-file {TRUST}/ca.crt verify required
-  tcp-request content reject unless {{ ssl_c_s_dn(CN) -m str {CONTROLLER} }}
+  bind :{RUNTIME_PORT} {_CERTIFICATE}{asked}
+{known_name}\
   default_backend runtime
 
 backend runtime

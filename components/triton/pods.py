@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pulumi
 import pulumi_kubernetes as k8s
 
 from components.model import GPU, Image
@@ -99,9 +98,7 @@ def own_mounts() -> list[k8s.core.v1.VolumeMountArgs]:
     ]
 
 
-def own_volumes(
-    name: str, tls: str, repository: ModelRepository
-) -> list[k8s.core.v1.VolumeArgs]:
+def own_volumes(name: str, tls: str, repository: ModelRepository) -> list[k8s.core.v1.VolumeArgs]:
     """The volumes of `own_mounts`."""
     return [
         config_map_volume("config", f"{name}-config"),

@@ -111,10 +111,11 @@ class Serving(Component):
         )
         self._expect()
         self.checks += serving_checks(
-            config,
             host=host,
             models=models,
+            gateway=files.haproxy_cfg(config, _DOMAIN),
             open_gateway=files.haproxy_cfg(config, _DOMAIN, guarded=False),
+            deaf_gateway=files.haproxy_cfg(config, _DOMAIN, asks_certificate=False),
         )
         self.register_outputs({"url": self.url})
 
@@ -124,9 +125,7 @@ class Serving(Component):
         opts = self.child(depends_on=list(self._issuer))
         issuer = self._authority.issuer
         return {
-            "triton": certificate(
-                pods.TLS, self._namespace, [pods.SYNC_NAME], opts, issuer=issuer
-            ),
+            "triton": certificate(pods.TLS, self._namespace, [pods.SYNC_NAME], opts, issuer=issuer),
             GATEWAY: certificate(
                 f"{GATEWAY}-tls",
                 self._namespace,
@@ -146,9 +145,9 @@ class Serving(Component):
             ),
         }
 
-    def _config_map(self, name: str, data: Mapping[str, pulumi.Input[str]]) -> (
-        k8s.core.v1.ConfigMap
-    ):
+    def _config_map(
+        self, name: str, data: Mapping[str, pulumi.Input[str]]
+    ) -> k8s.core.v1.ConfigMap:
         return k8s.core.v1.ConfigMap(
             f"{name}-config",
             metadata=meta(f"{name}-config", self._namespace, labels(name)),
@@ -173,9 +172,7 @@ class Serving(Component):
                 api_group="rbac.authorization.k8s.io", kind="Role", name=name
             ),
             subjects=[
-                k8s.rbac.v1.SubjectArgs(
-                    kind="ServiceAccount", name=name, namespace=self._namespace
-                )
+                k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=name, namespace=self._namespace)
             ],
             opts=self.child(),
         )
@@ -297,9 +294,7 @@ class Serving(Component):
             metadata=meta(GATEWAY, self._namespace, selector, _SKIP_AWAIT),
             spec=k8s.core.v1.ServiceSpecArgs(
                 selector=selector,
-                ports=[
-                    k8s.core.v1.ServicePortArgs(name="https", port=PORT, target_port="clients")
-                ],
+                ports=[k8s.core.v1.ServicePortArgs(name="https", port=PORT, target_port="clients")],
             ),
             opts=self.child(),
         )
@@ -383,9 +378,7 @@ class Serving(Component):
         account = self._account(
             CONTROLLER,
             [
-                _rule(
-                    api_groups=[""], resources=["configmaps"], verbs=["get", "list", "watch"]
-                ),
+                _rule(api_groups=[""], resources=["configmaps"], verbs=["get", "list", "watch"]),
                 # A name cannot be asked of what is only being made.
                 _rule(api_groups=[""], resources=["configmaps"], verbs=["create"]),
                 _rule(
@@ -416,12 +409,8 @@ class Serving(Component):
                     startup_probe=probe(
                         http=("/healthz", "control"), scheme="HTTPS", period_s=1, failures=120
                     ),
-                    readiness_probe=probe(
-                        http=("/readyz", "control"), scheme="HTTPS", period_s=2
-                    ),
-                    liveness_probe=probe(
-                        http=("/healthz", "control"), scheme="HTTPS", period_s=20
-                    ),
+                    readiness_probe=probe(http=("/readyz", "control"), scheme="HTTPS", period_s=2),
+                    liveness_probe=probe(http=("/healthz", "control"), scheme="HTTPS", period_s=20),
                     volume_mounts=[
                         _mount(name="tmp", mount_path="/tmp"),
                         pods.API_MOUNT,
@@ -535,9 +524,7 @@ class Serving(Component):
             )
             target = self.pods if name == GATEWAY else self._control
             self.flows.append(scraped(target, number))
-        prometheus_rule(
-            "serving", self._namespace, serving_rules(NAMESPACE, self._config), opts
-        )
+        prometheus_rule("serving", self._namespace, serving_rules(NAMESPACE, self._config), opts)
         self.dashboards.append(serving_dashboard("serving", NAMESPACE, self._config))
 
 

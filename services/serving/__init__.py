@@ -1,1 +1,1 @@
-"""Models from the registry into Triton: the sidecar that brings them, the controller of rollouts."""
+"""Models from the registry into Triton: the sidecar that brings them, the rollouts' controller."""

@@ -1,4 +1,4 @@
-"""The controller: every second it looks at what is declared and at the world, and takes one step."""
+"""The controller: every second it looks at what is declared and what is, and takes one step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import NoReturn
 
-from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from services.serving import gateway, rollout, server
+from services.serving import gateway, metrics, rollout, server
 from services.serving.cluster import FAILURES, Cluster
 from services.serving.model import (
     ASSIGNMENTS,
@@ -29,12 +28,6 @@ from services.serving.world import LiveWorld, look
 
 _log = logging.getLogger("serving")
 _EVERY_S = 1.0
-SERVED = Gauge("serving_model_version", "Which version a track serves", ["model", "track"])
-WEIGHT = Gauge("serving_canary_weight", "Per cent of requests that the canary gets", ["model"])
-REFUSED = Gauge("serving_model_refused", "1 while the declared version is refused", ["model"])
-SINCE = Gauge("serving_phase_timestamp_seconds", "When the phase began", ["model", "phase"])
-ROLLOUTS = Counter("serving_rollouts", "How rollouts ended", ["model", "result"])
-ROUND_AT = Gauge("serving_round_timestamp_seconds", "When the last whole round ended")
 
 
 class Controller:
@@ -49,9 +42,7 @@ class Controller:
     def begin(self) -> None:
         """Go on from what was written last. Raises one of FAILURES, ValidationError."""
         found = self._cluster.config_map(STATE) or {}
-        self._progress = {
-            name: Progress.model_validate_json(text) for name, text in found.items()
-        }
+        self._progress = {name: Progress.model_validate_json(text) for name, text in found.items()}
 
     def read(self) -> None:
         """What is declared now; a declaration that makes no sense changes nothing.
@@ -86,10 +77,8 @@ class Controller:
             name: rollout.advance(one, self._progress.get(name, Progress()), world, now)
             for name, one in self._declared.items()
         }
-        # State first: what pods and gateway are told must be known to a controller that begins anew.
-        self._write(
-            STATE, {name: one.model_dump_json() for name, one in self._progress.items()}
-        )
+        # First: what pods and gateway are told must be known to a controller that begins anew.
+        self._write(STATE, {name: one.model_dump_json() for name, one in self._progress.items()})
         self._write(ASSIGNMENTS, self._assignments())
         self._share(gateways)
         self._measure(before)
@@ -97,9 +86,7 @@ class Controller:
     def _assignments(self) -> dict[str, str]:
         tracks: dict[str, list[object]] = {track: [] for track in TRACKS}
         for name in sorted(self._declared):
-            for track, one in rollout.assigned(
-                self._declared[name], self._progress[name]
-            ).items():
+            for track, one in rollout.assigned(self._declared[name], self._progress[name]).items():
                 if one is not None:
                     tracks[track].append(one.model_dump(mode="json"))
         return {track: json.dumps(value, sort_keys=True) for track, value in tracks.items()}
@@ -112,9 +99,7 @@ class Controller:
     def _gateways(self) -> list[gateway.Gateway]:
         settings = self._settings
         try:
-            context = gateway.context(
-                settings.ca, settings.client_certificate, settings.client_key
-            )
+            context = gateway.context(settings.ca, settings.client_certificate, settings.client_key)
         except OSError as error:
             _log.error("the certificate: %s", error)
             return []
@@ -134,30 +119,33 @@ class Controller:
                 _log.warning("%s", error)
 
     def _measure(self, before: Mapping[str, Progress]) -> None:
-        for gauge in (SERVED, WEIGHT, REFUSED, SINCE):
+        for gauge in (metrics.SERVED, metrics.WEIGHT, metrics.MODEL_REFUSED, metrics.SINCE):
             gauge.clear()
         for name, at in self._progress.items():
-            WEIGHT.labels(name).set(at.weight)
-            REFUSED.labels(name).set(at.refused is not None)
-            SINCE.labels(name, at.phase).set(at.since)
+            metrics.WEIGHT.labels(name).set(at.weight)
+            metrics.MODEL_REFUSED.labels(name).set(at.refused is not None)
+            metrics.SINCE.labels(name, at.phase).set(at.since)
             if at.stable:
-                SERVED.labels(name, "stable").set(at.stable.version)
+                metrics.SERVED.labels(name, "stable").set(at.stable.version)
             if at.candidate:
-                SERVED.labels(name, "canary").set(at.candidate.version)
+                metrics.SERVED.labels(name, "canary").set(at.candidate.version)
             was = before.get(name, Progress())
             if at.phase != was.phase:
                 _log.info("%s: %s (%s)", name, at.phase, _words(at))
             if at.stable != was.stable:
-                ROLLOUTS.labels(name, "promoted").inc()
+                metrics.ROLLOUTS.labels(name, "promoted").inc()
             if at.refused and at.refused != was.refused:
-                ROLLOUTS.labels(name, "refused").inc()
+                metrics.ROLLOUTS.labels(name, "refused").inc()
                 _log.error("%s: refused at %s: %s", name, at.refused.gate, at.refused.why)
-        ROUND_AT.set_to_current_time()
+        metrics.ROUND_AT.set_to_current_time()
 
 
 def _words(at: Progress) -> str:
-    versions = [f"{word} {one.version}" for word, one in
-                (("serves", at.stable), ("candidate", at.candidate)) if one]
+    versions = [
+        f"{word} {one.version}"
+        for word, one in (("serves", at.stable), ("candidate", at.candidate))
+        if one
+    ]
     return ", ".join([*versions, f"weight {at.weight}"])
 
 
@@ -217,5 +205,3 @@ def run(settings: ControlSettings) -> NoReturn:
             _log.error("Kubernetes API: %s", str(error).splitlines()[0][:300])
         last[0] = time.monotonic()
         changed.wait(_EVERY_S)
-
-

@@ -94,9 +94,7 @@ class Seen(_Strict):
         """What came since; counters that were begun anew count from nothing."""
         if self.requests < base.requests or self.failures < base.failures:
             return self
-        return Seen(
-            requests=self.requests - base.requests, failures=self.failures - base.failures
-        )
+        return Seen(requests=self.requests - base.requests, failures=self.failures - base.failures)
 
 
 class Progress(_Strict):

@@ -1,7 +1,7 @@
 """The rollout of one model, step by step: what is true of the world decides what comes next.
 
-Nothing here waits or speaks to anybody: `advance` is called about once a second, with the state that
-it returned before.
+Nothing here waits or speaks to anybody: `advance` is called about once a second, with the state
+that it returned before.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class World(Protocol):
 
 def advance(declared: Declared, at: Progress, world: World, now: float) -> Progress:
     """The next state; the same object when nothing changes."""
-    if at.candidate is not None and at.candidate != declared.wanted:
-        # Once it is served everywhere it is too late to turn round: the next rollout does that.
-        if at.phase not in ("promoting", "draining"):
-            return _phase(at, "draining", now, weight=0)
+    other = at.candidate is not None and at.candidate != declared.wanted
+    # Once it is served everywhere it is too late to turn round: the next rollout does that.
+    if other and at.phase not in ("promoting", "draining"):
+        return _phase(at, "draining", now, weight=0)
     match at.phase:
         case "idle":
             return _idle(declared, at, now)
@@ -121,10 +121,13 @@ def _idle(declared: Declared, at: Progress, now: float) -> Progress:
     if wanted == at.stable:
         # What was refused is not asked for any more.
         return at.model_copy(update={"refused": None}) if refused else at
-    if refused is not None and refused.which == wanted:
-        if refused.gate != "registry" or now - refused.at < RETRY_S:
-            return at
+    if refused is not None and refused.which == wanted and not _again(refused, now):
+        return at
     return _phase(at, "verifying", now, candidate=wanted, step=0, weight=0)
+
+
+def _again(refused: Refused, now: float) -> bool:
+    return refused.gate == "registry" and now - refused.at >= RETRY_S
 
 
 def _late(at: Progress, loaded: Loaded, track: Track, now: float) -> Progress:

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
 
 from model_repo import triton as layout
 from model_repo.oci import NotThere, OciError
 from model_repo.repository import Stored
 from model_repo.signing import Unsigned
-from services.serving import server
+from services.serving import metrics, server
 from services.serving.cluster import FAILURES, Cluster
 from services.serving.model import (
     ASSIGNMENTS,
@@ -43,14 +42,6 @@ from services.serving.triton import Triton, TritonError
 _log = logging.getLogger("serving")
 _EVERY_S = 1.0
 _RETRY_S = 10.0
-READY = Gauge("serving_version_ready", "1 where Triton serves the version", ["model", "version"])
-REFUSED = Gauge("serving_version_refused", "1 where it was refused", ["model", "version", "gate"])
-PULLED = Histogram(
-    "serving_pull_seconds",
-    "From the registry to this pod, one version",
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
-)
-LOADS = Counter("serving_loads", "Models that Triton was told to load", ["model", "result"])
 
 
 @dataclass
@@ -148,7 +139,7 @@ class Sync:
             model.refused[one] = Refusal(gate=gate_of(error), why=str(error)[:500])
             _log.error("%s version %s: %s", name, one.version, error)
             return
-        PULLED.observe(time.monotonic() - began)
+        metrics.PULLED.observe(time.monotonic() - began)
         model.stored[one] = stored
         model.refused.pop(one, None)
         _log.info("%s version %s is here (%s)", name, one.version, one.digest)
@@ -164,7 +155,7 @@ class Sync:
             layout.lay_out(self._settings.repository, told, folders, text)
             self._triton.load(name)
         except (TritonError, OSError) as error:
-            LOADS.labels(name, "failed").inc()
+            metrics.LOADS.labels(name, "failed").inc()
             _log.error("%s: load: %s", name, error)
             # What was served before is not the reason, and goes on.
             served = self._ready.get(name, set())
@@ -172,7 +163,7 @@ class Sync:
                 if one.version not in served:
                     model.refused[one] = Refusal(gate="load", why=str(error)[:500])
             return
-        LOADS.labels(name, "done").inc()
+        metrics.LOADS.labels(name, "done").inc()
         _log.info("%s: versions %s are loaded", name, [one.version for one in good])
 
     def _leave(self, name: str) -> None:
@@ -190,13 +181,13 @@ class Sync:
         return self._settings.versions / name / one.digest.removeprefix("sha256:")[:24]
 
     def _measure(self) -> None:
-        READY.clear()
-        REFUSED.clear()
+        metrics.READY.clear()
+        metrics.REFUSED.clear()
         for name, versions in self.status().models.items():
             for number, one in versions.items():
-                READY.labels(name, str(number)).set(one.state == "ready")
+                metrics.READY.labels(name, str(number)).set(one.state == "ready")
                 if one.refusal:
-                    REFUSED.labels(name, str(number), one.refusal.gate).set(1)
+                    metrics.REFUSED.labels(name, str(number), one.refusal.gate).set(1)
 
     def status(self) -> PodStatus:
         """Each assigned version and how far it is."""

@@ -19,6 +19,10 @@ class TritonError(Exception):
     """What Triton said, or that it said nothing."""
 
 
+class TritonTimeout(TritonError):
+    """It did not answer in time."""
+
+
 class Triton:
     """One server by its HTTP address."""
 
@@ -50,12 +54,19 @@ class Triton:
                 found.setdefault(one["name"], set()).add(int(one["version"]))
         return found
 
-    def infer(self, model: str, version: int, request: Mapping[str, Any]) -> tuple[Any, float]:
+    def infer(
+        self, model: str, version: int, request: Mapping[str, Any]
+    ) -> tuple[list[Mapping[str, Any]], float]:
         """The outputs of one request, and after how many milliseconds they came."""
         began = time.monotonic()
         path = f"/v2/models/{model}/versions/{version}/infer"
         answer = self._said(self._ask("POST", path, json=request))
-        return answer.json().get("outputs"), (time.monotonic() - began) * 1000
+        took = (time.monotonic() - began) * 1000
+        try:
+            outputs = answer.json()["outputs"]
+        except (ValueError, KeyError, TypeError):
+            raise TritonError("the answer has no outputs") from None
+        return outputs, took
 
     def _ask(
         self, method: str, path: str, timeout_s: float = _TIMEOUT_S[1], json: Any = None
@@ -64,6 +75,8 @@ class Triton:
             return self._session.request(
                 method, self._url + path, json=json, timeout=(_TIMEOUT_S[0], timeout_s)
             )
+        except requests.ReadTimeout:
+            raise TritonTimeout(f"Triton does not answer within {timeout_s:g} s") from None
         except requests.RequestException as error:
             raise TritonError(f"Triton does not answer: {type(error).__name__}") from None
 
@@ -105,5 +118,3 @@ def _samples(metrics: str, name: str) -> list[Any]:
     )
     families = text_string_to_metric_families(wanted + "\n")
     return [sample for family in families for sample in family.samples]
-
-

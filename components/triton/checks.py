@@ -1,0 +1,93 @@
+"""What must be true of running models, and how each statement is broken to prove it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from components.checks import Check, Fault, ObjectRef, SecretKeyRef
+from components.triton.config import HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
+from services.serving.model import DECLARED_KEY
+
+_GATEWAY = "inference"
+
+
+def serving_checks(
+    *, host: str, models: Mapping[str, int], gateway: str, open_gateway: str, deaf_gateway: str
+) -> list[Check]:
+    """The checks of one gateway; the last two are configurations of it that break one rule each:
+    model control passes, and anybody may use the runtime API.
+    """
+    ca = SecretKeyRef(namespace=NAMESPACE, secret=f"{_GATEWAY}-tls", key="ca.crt").arg()
+    door: dict[str, JsonValue] = {"host": host, "port": PORT, "ca": ca}
+    names: dict[str, JsonValue] = {"models": dict[str, JsonValue](models)}
+    # To ports where nobody listens.
+    astray = gateway.replace(f":{HTTP_PORT} check", ":9 check")
+    found = [
+        Check(
+            id="serving.control",
+            title="the gateway lets nobody load or unload a model",
+            probe="serving_control",
+            args=door,
+            fault=_fault(open_gateway),
+        ),
+        Check(
+            id="serving.runtime",
+            title="the gateway's runtime API takes the controller alone",
+            probe="serving_runtime",
+            args={**door, "port": RUNTIME_PORT},
+            fault=_fault(deaf_gateway),
+        ),
+    ]
+    if not models:
+        return found
+    first = min(models)
+    elsewhere = {
+        "name": first,
+        "version": models[first],
+        "digest": f"sha256:{'0' * 64}",
+    }
+    return [
+        *found,
+        Check(
+            id="serving.answers",
+            title=f"each of {len(models)} models answers by HTTP in its declared version",
+            probe="serving_answers",
+            args={**door, **names},
+            fault=_fault(astray),
+        ),
+        Check(
+            id="serving.grpc",
+            title="a model answers by gRPC in its declared version",
+            probe="serving_grpc",
+            args={**door, "models": {first: models[first]}},
+            fault=_fault(gateway.replace("ungrpc(1)", "ungrpc(9)").replace("proto h2 ", "")),
+        ),
+        Check(
+            id="serving.rollouts",
+            title="every rollout has ended, and no declared version was refused",
+            probe="serving_rollouts",
+            args=names,
+            fault=Fault(
+                target=ObjectRef(
+                    api_version="v1",
+                    kind="ConfigMap",
+                    namespace=NAMESPACE,
+                    name=f"model-{first}",
+                ),
+                patch={"data": {DECLARED_KEY: json.dumps(elsewhere)}},
+            ),
+        ),
+    ]
+
+
+def _fault(haproxy_cfg: str) -> Fault:
+    return Fault(
+        target=ObjectRef(
+            api_version="v1", kind="ConfigMap", namespace=NAMESPACE, name=f"{_GATEWAY}-config"
+        ),
+        patch={"data": {"haproxy.cfg": haproxy_cfg}},
+        restart=f"app.kubernetes.io/name={_GATEWAY}",
+    )
