@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from model_repo import signing
+from model_repo import golden, signing
 from model_repo.credentials import credentials
 from model_repo.oci import NotThere, OciError, Registry
 from model_repo.repository import Repository, Stored
@@ -35,6 +35,10 @@ def add(
         commit = revision or _commit(folder)
         opened = _open(registry, ca, writes=True)
         stored, new = opened.add(folder, number, commit, signer, _sent)
+    if golden.FILE not in stored.files:
+        console.warn(
+            f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"
+        )
     if as_json:
         console.emit_json({**_plain(stored), "new": new})
     else:
@@ -134,6 +138,8 @@ def _told() -> Iterator[None]:
         way_out = "mend that, and run the same command again"
         if error.status in (401, 403):
             way_out = "log in by docker or podman, whose file is read, as a user who may do this"
+        if error.status == 405:
+            way_out = "let it delete (distribution: storage.delete.enabled), then run it again"
         raise EstateError(error.thing, error.words, way_out) from None
     except OSError as error:
         words = error.strerror or str(error)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from model_repo.oci import OciError
+from model_repo.oci import OciError, canonical
 from model_repo.version import Digest, Name
 
 FOLDER = Path(__file__).parent / "models"
 FILE = "model.yaml"
+REHEARSAL = "local"
+"""The environment whose models are made where it runs: the one that needs no digests."""
 
 
 class _Strict(BaseModel):
@@ -101,6 +105,18 @@ class Served(_Strict):
     digest: Digest | None = None
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """What takes a version: an environment or an edge group."""
+
+    kind: Literal["environments", "edge_groups"]
+    name: str
+
+    def __str__(self) -> str:
+        """`environment local`, `edge group press`."""
+        return f"{'environment' if self.kind == 'environments' else 'edge group'} {self.name}"
+
+
 class DeclaredModel(_Strict):
     """One `model.yaml`."""
 
@@ -109,21 +125,128 @@ class DeclaredModel(_Strict):
     environments: dict[Name, Served] = Field(default_factory=dict)
     edge_groups: dict[Name, Served] = Field(default_factory=dict)
 
+    def places(self) -> dict[Place, Served]:
+        """All that takes a version, and which."""
+        found = {Place("environments", name): one for name, one in self.environments.items()}
+        return found | {Place("edge_groups", name): one for name, one in self.edge_groups.items()}
+
+
+class Desired(_Strict):
+    """What an environment is to serve: `model.json`, in the cluster."""
+
+    name: Name
+    version: int = Field(ge=1)
+    digest: Digest
+    serving: Serving
+    rollout: Rollout
+
+    def document(self) -> str:
+        """The same always gives the same bytes."""
+        return canonical(self.model_dump(mode="json")).decode()
+
+    @classmethod
+    def parse(cls, text: str | bytes, thing: str) -> Desired:
+        """What `document` wrote. Raises OciError."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise OciError(thing, _first(error, "model.json")) from None
+
+
+def models(folder: Path = FOLDER) -> dict[str, DeclaredModel]:
+    """Every model that is declared, by the name of its folder. Raises OciError."""
+    return {name: read(folder / name / FILE) for name in names(folder)}
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The models' names. Raises OciError when a folder has a name that no model can have."""
+    try:
+        found = sorted(one.name for one in folder.iterdir() if one.is_dir())
+    except OSError as error:
+        raise OciError(str(folder), f"cannot be read: {error.strerror}") from None
+    for name in found:
+        try:
+            _NAME.validate_python(name)
+        except ValidationError:
+            words = "a model's name is its folder's: lower case, digits and single -, 63 at most"
+            raise OciError(str(folder / name), words) from None
+    return found
+
 
 def read(file: Path) -> DeclaredModel:
     """Raises OciError that names the file, the key, the value and what is allowed."""
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return parse(file.read_bytes(), str(file))
     except FileNotFoundError:
         raise OciError(str(file), "is not there") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise OciError(str(file), f"cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise OciError(str(file), "is no mapping of names to values")
+    except OSError as error:
+        raise OciError(str(file), f"cannot be read: {error.strerror}") from None
+
+
+def parse(content: bytes, thing: str) -> DeclaredModel:
+    """What a file holds. Raises OciError."""
+    node = composed(content, thing)
+    try:
+        value = _constructed(node)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise OciError(thing, f"cannot be read: {' '.join(str(error).split())}") from None
     try:
         return DeclaredModel.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or FILE
-        given = "" if first["type"] == "missing" else f" ({str(first.get('input'))[:80]})"
-        raise OciError(str(file), f"{place}{given}: {first['msg']}") from None
+        raise OciError(thing, _first(error, FILE)) from None
+
+
+def composed(content: bytes, thing: str) -> yaml.MappingNode:
+    """The file's mapping with the places of its parts. Raises OciError.
+
+    Stricter than YAML: no key twice, and nothing by reference, so that what stands at a place is
+    what counts there, and a line that is edited changes nothing elsewhere.
+    """
+    try:
+        # In characters: of bytes, PyYAML would count those of its own decoding.
+        node = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise OciError(thing, "is no mapping of names to values")
+        seen: set[int] = set()
+        for mark, words in _unclear(node, seen):
+            raise OciError(f"{thing}:{mark.line + 1}", words)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise OciError(thing, f"cannot be read: {' '.join(str(error).split())}") from None
+    return node
+
+
+def _unclear(node: yaml.Node, seen: set[int]) -> Iterator[tuple[yaml.Mark, str]]:
+    if id(node) in seen:
+        yield node.start_mark, "is referred to by an alias (*): write it out at both places"
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                yield key.start_mark, f"{key.value}: is there twice: remove one"
+            if key.tag == "tag:yaml.org,2002:merge":
+                yield key.start_mark, "<<: merging is not taken: write the keys out"
+            keys.add(str(key.value))
+            yield from _unclear(value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _unclear(value, seen)
+
+
+def _constructed(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _first(error: ValidationError, whole: str) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or whole
+    given = "" if first["type"] == "missing" else f" ({str(first.get('input'))[:80]})"
+    return f"{place}{given}: {first['msg']}"
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)

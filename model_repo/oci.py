@@ -273,6 +273,14 @@ class Registry:
         )
         return digest
 
+    def delete_manifest(self, repository: str, digest: str) -> None:
+        """Delete a manifest with all of its tags. Raises NotThere.
+
+        Its blobs are freed by the registry's own garbage collection.
+        """
+        url = self._url(repository, "manifests", checked_digest(digest))
+        self._ask("DELETE", url, repository, f"{repository}@{digest}", actions="delete")
+
     # -- asking ---------------------------------------------------------------------------------
 
     def _url(self, repository: str, kind: str, what: str) -> str:
@@ -297,9 +305,10 @@ class Registry:
         *,
         headers: Mapping[str, str] | None = None,
         body: Callable[[], BinaryIO] | None = None,
+        actions: str | None = None,
     ) -> requests.Response:
         """An answer of the status that the protocol has for success, its body not yet read."""
-        scope = f"repository:{self.full_name(repository)}:{self._actions}"
+        scope = f"repository:{self.full_name(repository)}:{actions or self._actions}"
         for first in (True, False):
             answer = self._once(method, url, thing, {**(headers or {}), **self._as(scope)}, body)
             challenge = answer.headers.get("WWW-Authenticate", "")
@@ -370,7 +379,7 @@ class Registry:
         return token
 
 
-_SUCCESS = {"GET": 200, "HEAD": 200, "POST": 202, "PUT": 201}
+_SUCCESS = {"GET": 200, "HEAD": 200, "POST": 202, "PUT": 201, "DELETE": 202}
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -18,8 +18,9 @@ from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from model_repo import golden as golden_set
 from model_repo import signing, version
-from model_repo.oci import Descriptor, OciError, Registry, described, digest_of, parsed
+from model_repo.oci import Descriptor, NotThere, OciError, Registry, described, digest_of, parsed
 from model_repo.version import ModelVersion
 
 _MARK = ".digest"
@@ -69,6 +70,9 @@ class Repository:
         told = version.read(folder, number, revision)
         name = place(told.name)
         files = _files(folder)
+        if golden_set.FILE in files:
+            file = folder / golden_set.FILE
+            golden_set.read(file.read_bytes(), told, str(file))
         metadata = version.metadata(told)
         layers = [
             _descriptor(version.WEIGHT, folder / path, {version.FILEPATH: path}) for path in files
@@ -144,6 +148,46 @@ class Repository:
             for _ in self.registry.blob(place(model), layer):
                 pass
         return stored
+
+    def golden(self, stored: Stored) -> golden_set.Golden:
+        """What the version answers to a few inputs, without reading the rest of it.
+
+        Raises NotThere when it has none, and OciError.
+        """
+        told = stored.version
+        thing = f"{told.name} version {told.version}: {golden_set.FILE}"
+        layer = stored.files.get(golden_set.FILE)
+        if layer is None:
+            raise NotThere(thing, "is not there: nothing says what the version is to answer")
+        if layer.size > golden_set.MOST:
+            raise OciError(thing, f"has {layer.size} bytes, {golden_set.MOST} is the most")
+        content = b"".join(self.registry.blob(place(told.name), layer))
+        return golden_set.read(content, told, thing)
+
+    def remove(self, model: str, number: int, digest: str) -> None:
+        """Take a version away, and then its signatures. Raises OciError, NotThere if it is gone.
+
+        In this order, and so that an interrupted call leaves signatures of nothing, which
+        `orphans` finds, and never a version without a signature.
+        """
+        name = place(model)
+        self.registry.delete_manifest(name, digest)
+        if self.registry.digest(name, str(number)) == digest:
+            raise OciError(f"{model} version {number}", "was deleted, and the registry has it yet")
+        if signatures := self.registry.digest(name, signing.tag_of(digest)):
+            self.registry.delete_manifest(name, signatures)
+
+    def orphans(self, model: str) -> dict[str, str]:
+        """Tags of signatures whose manifest is gone, each with its own manifest's digest."""
+        name = place(model)
+        found = {}
+        for tag in self.registry.tags(name):
+            signed = signing.signed_by(tag)
+            if signed is None or self.registry.digest(name, signed) is not None:
+                continue
+            if own := self.registry.digest(name, tag):
+                found[tag] = own
+        return found
 
     def pull(self, model: str, reference: str, folder: Path) -> Stored:
         """A version's files into a folder that appears whole or not at all.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def trusted(files: Iterable[Path]) -> list[ec.EllipticCurvePublicKey]:
 def tag_of(digest: str) -> str:
     """Where the signatures of a manifest lie."""
     return f"{digest.replace(':', '-')}.sig"
+
+
+def signed_by(tag: str) -> str | None:
+    """The digest whose signatures lie under a tag; None for any other tag."""
+    found = re.fullmatch(r"sha256-([0-9a-f]{64})\.sig", tag)
+    return f"sha256:{found[1]}" if found else None
 
 
 def sign(registry: Registry, repository: str, digest: str, key: ec.EllipticCurvePrivateKey) -> None:

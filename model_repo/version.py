@@ -116,6 +116,28 @@ def read(folder: Path, number: int, revision: str) -> ModelVersion:
     return parse({**value, "version": number, "revision": revision}, str(file))
 
 
+def contract(before: ModelVersion, after: ModelVersion) -> list[str]:
+    """What a client of one version would have to change for another; nothing: the same tensors."""
+    found = []
+    for what, old, new in (
+        ("input", before.inputs, after.inputs),
+        ("output", before.outputs, after.outputs),
+    ):
+        olds, news = {one.name: one for one in old}, {one.name: one for one in new}
+        found += [f"{what} {name} is gone" for name in olds if name not in news]
+        found += [f"{what} {name} is new" for name in news if name not in olds]
+        found += [
+            f"{what} {name} is {_told(news[name])}, not {_told(one)}"
+            for name, one in olds.items()
+            if name in news and news[name] != one
+        ]
+    return found
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{tensor.datatype} {list(tensor.shape)}"
+
+
 def metadata(version: ModelVersion) -> bytes:
     """`version.json`."""
     return canonical(version.model_dump(mode="json"))

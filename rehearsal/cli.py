@@ -418,6 +418,105 @@ def model_pull(
     _call("model_repo.commands:pull", model, version, folder, registry, ca, trust)
 
 
+_Models = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        help="Folder with a folder for each model; else model_repo/models.",
+        file_okay=False,
+        exists=True,
+        show_default=False,
+    ),
+]
+_Environments = Annotated[
+    list[str] | None, typer.Option("--environment", help="Repeatable.", metavar="ENV")
+]
+_EdgeGroups = Annotated[
+    list[str] | None, typer.Option("--edge-group", help="Repeatable.", metavar="GROUP")
+]
+_NewContract = Annotated[
+    bool, typer.Option("--allow-new-contract", help="Its inputs or outputs may be others.")
+]
+
+
+@model_app.command("promote")
+def model_promote(
+    model: _Model,
+    version: _Version,
+    trust: _Trust,
+    environment: _Environments = None,
+    edge_group: _EdgeGroups = None,
+    allow_new_contract: _NewContract = False,
+    models: _Models = None,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version to a model's model.yaml, once every byte of it was verified."""
+    _call(
+        "model_repo.declared_commands:promote_",
+        *(model, version, environment or [], edge_group or [], allow_new_contract),
+        *(models, registry, ca, trust, as_json),
+    )
+
+
+@model_app.command("rollback")
+def model_rollback(
+    model: _Model,
+    trust: _Trust,
+    environment: _Environments = None,
+    edge_group: _EdgeGroups = None,
+    to: Annotated[int | None, typer.Option(min=1, help="Else the version before.")] = None,
+    allow_new_contract: _NewContract = False,
+    models: _Models = None,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the version that was declared before, by Git, to a model's model.yaml."""
+    _call(
+        "model_repo.declared_commands:rollback",
+        *(model, environment or [], edge_group or [], to, allow_new_contract),
+        *(models, registry, ca, trust, as_json),
+    )
+
+
+@model_app.command("declared")
+def model_declared(
+    trust: _Trust = [],  # noqa: B006 (typer copies it)
+    environment: _Environments = None,
+    edge_group: _EdgeGroups = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the registry.")] = False,
+    models: _Models = None,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the version that each environment and edge group takes; 1 when one does not verify."""
+    _call(
+        "model_repo.declared_commands:declared_",
+        *(environment or [], edge_group or [], offline, models, registry, ca, trust, as_json),
+    )
+
+
+@model_app.command("gc")
+def model_gc(
+    model: Annotated[
+        list[str] | None, typer.Argument(help="Else every one that is declared.")
+    ] = None,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Of the last numbers, and of model.yaml's last commits.")
+    ] = 5,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete them; else they are shown.")] = False,
+    models: _Models = None,
+    registry: _Registry = None,
+    ca: _Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the versions in the registry that nothing refers to; delete them with --yes."""
+    _call("model_repo.declared_commands:gc", model or [], keep, yes, models, registry, ca, as_json)
+
+
 @app.command(rich_help_panel="Machine")
 def doctor(
     as_json: AsJson = False,
