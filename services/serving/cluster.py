@@ -35,9 +35,10 @@ class Cluster:
     """One namespace, as the pod's service account may see it."""
 
     def __init__(self, namespace: str) -> None:
-        config.load_incluster_config()
+        config.load_incluster_config()  # type: ignore[no-untyped-call]
         self._namespace = namespace
-        self._api = client.CoreV1Api()
+        # Its types say that everything may be missing.
+        self._api: Any = client.CoreV1Api()
 
     def config_map(self, name: str) -> dict[str, str] | None:
         """Its data; None when it is not there. Raises one of FAILURES."""
@@ -97,7 +98,7 @@ class Cluster:
         def follow() -> None:
             while True:
                 try:
-                    for _ in watch.Watch().stream(
+                    for _ in watch.Watch().stream(  # type: ignore[no-untyped-call]
                         self._api.list_namespaced_config_map,
                         self._namespace,
                         timeout_seconds=_WATCH_S,

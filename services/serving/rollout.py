@@ -71,7 +71,7 @@ def advance(declared: Declared, at: Progress, world: World, now: float) -> Progr
     other = at.candidate is not None and at.candidate != declared.wanted
     # Once it is served everywhere it is too late to turn round: the next rollout does that.
     if other and at.phase not in ("promoting", "draining"):
-        return _phase(at, "draining", now, weight=0)
+        return _away(at, now)
     match at.phase:
         case "idle":
             return _idle(declared, at, now)
@@ -113,7 +113,14 @@ def _phase(at: Progress, phase: Phase, now: float, **changes: object) -> Progres
 def _refuse(at: Progress, refusal: Refusal, now: float) -> Progress:
     assert at.candidate is not None
     refused = Refused(**refusal.model_dump(), **at.candidate.model_dump(), at=now)
-    return _phase(at, "draining", now, weight=0, refused=refused)
+    return _away(at.model_copy(update={"refused": refused}), now)
+
+
+def _away(at: Progress, now: float) -> Progress:
+    """The candidate gets nothing any more; what no pod was told of is gone at once."""
+    if at.phase == "verifying":
+        return _phase(at, "idle", now, candidate=None)
+    return _phase(at, "draining", now, weight=0)
 
 
 def _idle(declared: Declared, at: Progress, now: float) -> Progress:
