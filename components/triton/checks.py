@@ -63,7 +63,7 @@ def serving_checks(
             title="a model answers by gRPC in its declared version",
             probe="serving_grpc",
             args={**door, "models": {first: models[first]}},
-            fault=_fault(gateway.replace("ungrpc(1)", "ungrpc(9)").replace("proto h2 ", "")),
+            fault=_fault(gateway.replace("protobuf(1)", "protobuf(9)").replace("proto h2 ", "")),
         ),
         Check(
             id="serving.rollouts",

@@ -18,12 +18,13 @@ from components.triton.config import (
     RUNTIME_PORT,
     TritonConfig,
 )
+from services.serving.gateway import FOLDER as RUN
 from services.serving.gateway import POOLS, TABLE, WEIGHTS
 from services.serving.model import TRACKS
 
 CONFIG, TLS, TRUST = "/gateway/config", "/gateway/tls", "/gateway/trust"
 TRAFFIC = "/gateway/traffic"
-RUN = "/run/gateway"
+_POOLS, _WEIGHTS = f"{RUN}/{POOLS}", f"{RUN}/{WEIGHTS}"
 _CERTIFICATE = f"ssl crt {TLS}/tls.crt"
 _GRPC = "/inference.GRPCInferenceService/"
 _GRPC_CALLS = (
@@ -95,7 +96,7 @@ def haproxy_cfg(
         if guarded
         else ""
     )
-    known = f"{{ var(txn.model),map_str({POOLS}) -m found }}"
+    known = f"{{ var(txn.model),map_str({_POOLS}) -m found }}"
     return f"""\
 global
   log stdout format raw local0 notice
@@ -133,10 +134,12 @@ frontend inference
   http-request deny deny_status 413 if {{ req.body_size gt {config.request_mib << 20} }}
 {refused}\
   http-request wait-for-body time 2s at-least 256 if grpc
-  http-request set-var(txn.model) req.body,ungrpc(1) if grpc
+  # Behind gRPC's header of five bytes; `ungrpc` wants the whole message, however long it is.
+  http-request set-var(txn.model) req.body,bytes(5),protobuf(1) if grpc
   http-request set-var(txn.model) path,field(4,/) if !grpc
-  http-request set-var(txn.pool) var(txn.model),map_str({POOLS},{first})
-  http-request set-var(txn.weight) var(txn.model),map_str_int({WEIGHTS},0)
+  http-request set-var(txn.pool) var(txn.model),map_str({_POOLS},{first})
+  http-request set-var(txn.pool) str({first}) if !{{ var(txn.pool) -m found }}
+  http-request set-var(txn.weight) var(txn.model),map_str_int({_WEIGHTS},0)
   acl infer path_end /infer
   acl infer path {_GRPC}ModelInfer {_GRPC}ModelStreamInfer
   # Who names a version asks for what is served.
@@ -179,7 +182,7 @@ SERVE = f"""\
 set -eu
 fingerprint() {{ cat {TLS}/tls.crt {TRUST}/ca.crt | cksum; }}
 maps() {{
-  for map in weights.map pools.map; do
+  for map in {WEIGHTS} {POOLS}; do
     cat {TRAFFIC}/$map > {RUN}/$map 2>/dev/null || : >> {RUN}/$map
   done
 }}

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from services.serving.model import Seen
 
-WEIGHTS, POOLS = "/run/gateway/weights.map", "/run/gateway/pools.map"
+FOLDER = "/run/gateway"
+WEIGHTS, POOLS = "weights.map", "pools.map"
 TABLE = "seen"
 _TIMEOUT_S = 3.0
 _ANSWER_MOST = 1 << 20
+_VERSION = re.compile(r"[0-9]+\.[0-9]+")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -33,6 +35,7 @@ class Gateway:
     port: int
     name: str
     context: ssl.SSLContext
+    folder: str = FOLDER
 
     def share(self, weights: Mapping[str, int], pools: Mapping[str, str]) -> None:
         """Have it send these percentages to the canary, and models to these pools."""
@@ -51,7 +54,8 @@ class Gateway:
                 )
         return found
 
-    def _bring(self, place: str, wanted: Mapping[str, str]) -> None:
+    def _bring(self, name: str, wanted: Mapping[str, str]) -> None:
+        place = f"{self.folder}/{name}"
         said = self._say(f"show map {place}")
         if said.startswith(("Unknown", "Can't")):
             raise GatewayError(f"{self.address}: {said.strip()}")
@@ -74,7 +78,8 @@ class Gateway:
                 socket.create_connection((self.address, self.port), _TIMEOUT_S) as plain,
                 self.context.wrap_socket(plain, server_hostname=self.name) as tls,
             ):
-                tls.sendall(f"{command}\n".encode())
+                # Success is silent, and so is one who is not let in: his version it says always.
+                tls.sendall(f"{command};show version\n".encode())
                 answer = b""
                 while piece := tls.recv(65536):
                     answer += piece
@@ -82,7 +87,10 @@ class Gateway:
                         raise GatewayError(f"{self.address}: {command}: a huge answer")
         except OSError as error:
             raise GatewayError(f"{self.address}: {command}: {error}") from None
-        return answer.decode(errors="replace")
+        said, _, version = answer.decode(errors="replace").rstrip().rpartition("\n")
+        if not _VERSION.match(version):
+            raise GatewayError(f"{self.address}: {command}: no answer")
+        return said
 
 
 def context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
