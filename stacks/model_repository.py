@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pulumi
 
-from components.model_repository.config import TrustedKey
+from components.model_repository.config import LINKS, NAME, PUBLISHER, READER, TrustedKey
 from components.model_repository.distribution import Distribution
 from components.model_repository.nexus import Nexus
 from components.model_repository.repository import ModelRepository
 from stacks.context import Context
 from stacks.datalake import Databases, Monitors
 from stacks.foundation import Platform
-
-NAME = "model-registry"
-PUBLISH_LINK, READ_LINK = "models-publish", "models-read"
-"""Links of the rehearsal's gateway, by which `./estate model` speaks to the two doors."""
 
 
 def deploy(
@@ -68,8 +64,8 @@ def deploy(
         )
     context.declare(registry)
     repository = registry.repository
-    context.links[PUBLISH_LINK] = repository.publish_url
-    context.links[READ_LINK] = repository.read_url
+    context.links[LINKS[PUBLISHER]] = repository.publish_url
+    context.links[LINKS[READER]] = repository.read_url
     pulumi.export(
         "model_repository",
         {"publish_url": repository.publish_url, "read_url": repository.read_url},

@@ -18,13 +18,16 @@ from components.model import (
     refuse,
 )
 
-NAMESPACE = "serving"
+NAME, NAMESPACE = "model-registry", "serving"
+HOST = f"{NAME}.{NAMESPACE}.svc.cluster.local"
 PUBLISHER, READER = "publisher", "reader"
 USERS = (PUBLISHER, READER)
 """Who adds versions, and who reads them."""
 PUBLISH_PORT, READ_PORT = 5000, 5001
 """Of the Service and of the pod: one door for each user."""
 METRICS_PORT = 8405
+LINKS = {PUBLISHER: "models-publish", READER: "models-read"}
+"""Of the rehearsal's gateway, to the door of each user: by these `./estate model` speaks to it."""
 TRUST = "model-trust"
 """ConfigMap of the public keys of which one must have signed a version."""
 TRUST_KEY = "signing.pub"
