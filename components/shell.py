@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+HEALTH = """\
+#!/bin/bash
+# health.sh PORT PATH: whether what listens on the loopback answers with a status below 400.
+exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+printf 'GET %s HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' "$2" >&3
+read -r -t 4 _ status _ <&3 && [ "$status" -lt 400 ]
+"""
+
 
 def until_it_ends(server: str, *, watch: str) -> str:
     """The end of a script: function `watch` runs beside the process in variable `server`.

@@ -31,6 +31,8 @@ from components.datalake.postgres_config import PostgresConfig
 from components.datalake.rook_config import RookConfig
 from components.datalake.transfer_config import TransferConfig
 from components.model import DIGEST, Model, Name, SecretRef, problem, refuse
+from components.model_repository import config as model_repository_config
+from components.model_repository.config import ModelRepositoryConfig
 from components.monitoring.config import MonitoringConfig, PrometheusOperatorConfig
 from components.platform.config import CertManagerConfig, NamespacesConfig, NetworkConfig, PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
@@ -129,6 +131,7 @@ class Environment(Model):
     mongodb_operator: MongodbOperatorConfig = MongodbOperatorConfig()
     ceph: CephConfig | None = None
     rook: RookConfig = RookConfig()
+    model_repository: ModelRepositoryConfig | None = None
     backup: BackupConfig | None = None
     barman_cloud: BarmanCloudConfig = BarmanCloudConfig()
     console: ConsoleConfig | None = None
@@ -173,6 +176,7 @@ class Environment(Model):
             refuse(kafka_problems(self.kafka))
         refuse(self._pipeline_problems())
         refuse(self._backup_problems())
+        refuse(self._model_repository_problems())
         if self.annotation is not None:
             if self.images.source == "rehearsal":
                 text = "there is no Supervisely in a rehearsal that it could speak to; leave it out"
@@ -258,6 +262,17 @@ class Environment(Model):
         declared = {"postgres": self.postgres, "mongodb": mongodb, "kafka": kafka}
         aged = monitoring is None or monitoring.state_metrics is not None
         return backup_config.unmet(self.backup, declared, users, aged=aged)
+
+    def _model_repository_problems(self) -> list[dict[str, Any]]:
+        """What the model registry needs of the other parts, and is not declared."""
+        config, postgres = self.model_repository, self.postgres
+        if config is None:
+            return []
+        if config.implementation == "nexus" and self.images.source == "rehearsal":
+            text = "no package has Nexus, so none can be built: take `distribution`"
+            return [problem("model_repository.implementation", "nexus", text)]
+        databases = {one.name: one for one in postgres.databases} if postgres is not None else None
+        return model_repository_config.postgres_problems(config, databases)
 
     def with_profiles(self, chosen: Collection[str]) -> Environment:
         """Return this environment without the parts of profiles that are not chosen."""

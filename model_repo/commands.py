@@ -6,39 +6,92 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from model_repo import golden, signing
 from model_repo.credentials import credentials
 from model_repo.oci import NotThere, OciError, Registry
 from model_repo.repository import Repository, Stored
-from rehearsal import console
+from rehearsal import console, models
 from rehearsal.errors import EstateError, UsageError
+from rehearsal.rehearsal import Rehearsal
 
 REGISTRY_VARIABLE = "ESTATE_MODEL_REGISTRY"
+
+
+class Place(TypedDict):
+    """What a command line says of where: see Where."""
+
+    name: str
+    registry: str | None
+    ca: Path | None
+    trust: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which registry a command speaks to: one that is named, or that of a running rehearsal.
+
+    The rehearsal's knows its users and keys; `ca` and `trust` are for another one.
+    """
+
+    name: str
+    registry: str | None
+    ca: Path | None
+    trust: Sequence[Path]
+
+    @property
+    def url(self) -> str:
+        """Of the registry that is named, or nothing."""
+        return self.registry or os.environ.get(REGISTRY_VARIABLE) or ""
+
+    def open(self, *, writes: bool = False) -> Repository:
+        """The models in it. Raises UsageError, EstateError and OciError."""
+        if not self.url:
+            rehearsal = Rehearsal(self.name)
+            found = models.registry(rehearsal, writes=writes)
+            keys = self.trust or models.trusted(rehearsal)
+            return Repository(found, signing.trusted(keys))
+        if not self.trust and not writes:
+            raise UsageError("--trust", "is not given", "name the public key of who signs")
+        user = credentials(Registry(self.url).host)
+        found = Registry(self.url, user, ca=self.ca, writes=writes)
+        return Repository(found, signing.trusted(self.trust))
+
+    def signing_key(self, given: Path | None) -> Path:
+        """The key that is given, or the rehearsal's own."""
+        if given is None and self.url:
+            raise UsageError("--key", "is not given", "name the private key that signs")
+        return given or models.signing_key(Rehearsal(self.name))
 
 
 def add(
     folder: Path,
     number: int,
-    registry: str | None,
-    ca: Path | None,
-    key: Path,
+    key: Path | None,
     passphrase: Path | None,
     revision: str | None,
     as_json: bool,
+    **place: Unpack[Place],
 ) -> int:
     """Store and sign a version; 0 also when it was there already, the same."""
+    where = Where(**place)
     with _told():
         password = passphrase.read_bytes().rstrip(b"\r\n") if passphrase else None
-        signer = signing.private_key(key.read_bytes(), password)
+        signer = signing.private_key(where.signing_key(key).read_bytes(), password)
         commit = revision or _commit(folder)
+<<<<<<< HEAD
         opened = _open(registry, ca, writes=True)
         stored, new = opened.add(folder, number, commit, signer, _sent)
     if golden.FILE not in stored.files:
         console.warn(
             f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"
         )
+=======
+        stored, new = where.open(writes=True).add(folder, number, commit, signer, _sent)
+>>>>>>> registry
     if as_json:
         console.emit_json({**_plain(stored), "new": new})
     else:
@@ -48,13 +101,11 @@ def add(
     return 0
 
 
-def list_(
-    model: str, registry: str | None, ca: Path | None, trust: Sequence[Path], as_json: bool
-) -> int:
+def list_(model: str, as_json: bool, **place: Unpack[Place]) -> int:
     """Every version of a model; 1 when one of them does not verify."""
     rows: list[dict[str, object]] = []
     with _told():
-        repository = _open(registry, ca, trust)
+        repository = Where(**place).open()
         for number in repository.numbers(model):
             try:
                 rows.append({**_plain(repository.show(model, str(number))), "verified": True})
@@ -76,51 +127,30 @@ def list_(
 def show(
     model: str,
     reference: str,
-    registry: str | None,
-    ca: Path | None,
-    trust: Sequence[Path],
     as_json: bool,
     *,
     every_byte: bool = False,
+    **place: Unpack[Place],
 ) -> int:
     """All that is written of a version, once its signature was found, or every byte was read."""
     with _told():
-        repository = _open(registry, ca, trust)
+        repository = Where(**place).open()
         look = repository.verify if every_byte else repository.show
         stored = look(model, reference)
     _tell(stored, as_json)
     return 0
 
 
-def pull(
-    model: str,
-    reference: str,
-    folder: Path,
-    registry: str | None,
-    ca: Path | None,
-    trust: Sequence[Path],
-) -> int:
+def pull(model: str, reference: str, folder: Path, **place: Unpack[Place]) -> int:
     """A version's files into a folder that appears whole or not at all."""
     with _told():
-        stored = _open(registry, ca, trust).pull(model, reference, folder)
+        stored = Where(**place).open().pull(model, reference, folder)
     console.say(f"{model} version {stored.version.version}: {stored.size / 1e6:.1f} MB in {folder}")
     return 0
 
 
 def _sent(name: str, length: int) -> None:
     console.step(f"{name}: {length / 1e6:.1f} MB are there")
-
-
-def _open(
-    registry: str | None, ca: Path | None, trust: Sequence[Path] = (), *, writes: bool = False
-) -> Repository:
-    url = registry or os.environ.get(REGISTRY_VARIABLE)
-    if not url:
-        raise UsageError(
-            "--registry", "is not given", f"name a registry, here or in {REGISTRY_VARIABLE}"
-        )
-    user = credentials(Registry(url).host)
-    return Repository(Registry(url, user, ca=ca, writes=writes), signing.trusted(trust))
 
 
 @contextlib.contextmanager

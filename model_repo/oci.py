@@ -132,6 +132,8 @@ class Registry:
             http is taken for this machine's own addresses alone.
         credentials: user and password. A registry that wants a token (Bearer) gets them for one.
         ca: a file with the authorities to trust instead of certifi's.
+        server_name: whom the certificate must name, if that is not the address: of a registry that
+            is reached by a port of this machine. No proxy is used then.
         writes: tokens are asked for with the right to push.
     """
 
@@ -141,6 +143,7 @@ class Registry:
         credentials: tuple[str, str] | None = None,
         *,
         ca: Path | None = None,
+        server_name: str | None = None,
         writes: bool = False,
     ) -> None:
         origin = _origin(url)
@@ -162,6 +165,9 @@ class Registry:
         self._session = requests.Session()
         # A user's proxy counts, a .netrc does not: what is sent is what was given.
         self._session.auth = _as_it_is
+        if server_name is not None:
+            self._session.trust_env = False
+            self._session.mount("https://", _Named(server_name))
         self._tokens: dict[str, str] = {}
 
     def full_name(self, repository: str) -> str:
@@ -380,6 +386,19 @@ class Registry:
 
 
 _SUCCESS = {"GET": 200, "HEAD": 200, "POST": 202, "PUT": 201, "DELETE": 202}
+
+
+class _Named(requests.adapters.HTTPAdapter):
+    """Connections that name a host and verify it, wherever they lead."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """As of requests, with the host's name for every connection."""
+        kwargs |= {"server_hostname": self._host, "assert_hostname": self._host}
+        super().init_poolmanager(*args, **kwargs)
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

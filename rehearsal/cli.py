@@ -321,20 +321,31 @@ _Model = Annotated[str, typer.Argument(metavar="MODEL")]
 _Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its number, or a digest.")]
 _Registry = Annotated[
     str | None,
-    typer.Option(help="https://HOST[:PORT][/PATH], else $ESTATE_MODEL_REGISTRY.", metavar="URL"),
+    typer.Option(
+        help="https://HOST[:PORT][/PATH], else $ESTATE_MODEL_REGISTRY, else the rehearsal's.",
+        metavar="URL",
+    ),
 ]
 _Ca = Annotated[
     Path | None,
     typer.Option(help="Authorities to trust instead of certifi's.", dir_okay=False, exists=True),
 ]
 _Trust = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Option(
-        help="A public key (PEM, as cosign.pub); repeatable. One must have signed it.",
+        help="A public key (PEM, as cosign.pub); repeatable. One must have signed it; else the "
+        "rehearsal's.",
         dir_okay=False,
         exists=True,
     ),
 ]
+
+
+def _place(
+    name: str, registry: str | None, ca: Path | None, trust: list[Path] | None = None
+) -> dict[str, Any]:
+    """Which registry, as `model_repo.commands` takes it."""
+    return {"name": name, "registry": registry, "ca": ca, "trust": trust or []}
 
 
 @model_app.command("add")
@@ -345,11 +356,14 @@ def model_add(
     ],
     version: Annotated[int, typer.Option(min=1, help="Number of the version.")],
     key: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Private key (PEM, ECDSA P-256) that signs.", dir_okay=False, exists=True
+            help="Private key (PEM, ECDSA P-256) that signs, else the rehearsal's.",
+            dir_okay=False,
+            exists=True,
         ),
-    ],
+    ] = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     passphrase_file: Annotated[
@@ -363,46 +377,52 @@ def model_add(
     """Store a version and sign it; the same again changes nothing, another one is refused."""
     _call(
         "model_repo.commands:add",
-        *(folder, version, registry, ca, key, passphrase_file, revision, as_json),
+        *(folder, version, key, passphrase_file, revision, as_json),
+        **_place(name, registry, ca),
     )
 
 
 @model_app.command("list")
 def model_list(
     model: _Model,
-    trust: _Trust,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """List a model's versions; 1 when one of them does not verify."""
-    _call("model_repo.commands:list_", model, registry, ca, trust, as_json)
+    _call("model_repo.commands:list_", model, as_json, **_place(name, registry, ca, trust))
 
 
 @model_app.command("show")
 def model_show(
     model: _Model,
     version: _Version,
-    trust: _Trust,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """Say all that is written of a version, once its signature was found."""
-    _call("model_repo.commands:show", model, version, registry, ca, trust, as_json)
+    place = _place(name, registry, ca, trust)
+    _call("model_repo.commands:show", model, version, as_json, **place)
 
 
 @model_app.command("verify")
 def model_verify(
     model: _Model,
     version: _Version,
-    trust: _Trust,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """Read every byte of a version, and compare it with its digest and signature."""
-    _call("model_repo.commands:show", model, version, registry, ca, trust, as_json, every_byte=True)
+    place = _place(name, registry, ca, trust)
+    _call("model_repo.commands:show", model, version, as_json, every_byte=True, **place)
 
 
 @model_app.command("pull")
@@ -410,12 +430,14 @@ def model_pull(
     model: _Model,
     version: _Version,
     folder: Annotated[Path, typer.Argument(help="A new folder for its files.")],
-    trust: _Trust,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
 ) -> None:
     """Write a version's files into a folder, which appears whole or not at all."""
-    _call("model_repo.commands:pull", model, version, folder, registry, ca, trust)
+    place = _place(name, registry, ca, trust)
+    _call("model_repo.commands:pull", model, version, folder, **place)
 
 
 _Models = Annotated[

@@ -14,6 +14,7 @@ from stacks import (
     documents,
     foundation,
     lifetimes,
+    model_repository,
     monitoring,
     pipeline,
     realtime,
@@ -62,6 +63,7 @@ def compose(context: Context) -> None:
         transfer=images,
     )
     realtime.deploy(context, platform, monitors)
+    model_repository.deploy(context, platform, monitors, databases)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
     monitoring.deploy_dashboards(context, platform)

@@ -114,8 +114,9 @@ class SecretSources:
             raise ConfigError(f"{path}: is no text in UTF-8; store it as such") from None
         except (ValueError, RuntimeError):  # a NUL in the name, links in a circle
             raise ConfigError(f"secret file {name!r}: no name of a file; mend it") from None
-        if not text.strip() or len(text.splitlines()) > 1:
-            raise ConfigError(f"{path}: one line with the secret is expected")
+        lines = 1 if text.startswith("-----BEGIN ") else len(text.splitlines())
+        if not text.strip() or lines > 1:
+            raise ConfigError(f"{path}: one line with the secret, or a PEM, is expected")
         if text != text.strip():
             raise ConfigError(f"{path}: blanks around the secret; remove them")
         return text

@@ -46,6 +46,9 @@ class PostgresDatabase(Model):
     name: str = Field(pattern=IDENTIFIER)
     owner: str = Field(pattern=IDENTIFIER, description="one of postgres.roles")
     readers: list[str] = Field(default_factory=list, description="some of postgres.roles")
+    extensions: list[str] = Field(
+        default_factory=list, description="of PostgreSQL, which the operator creates in it"
+    )
 
 
 class PostgresConfig(Model):

@@ -154,6 +154,11 @@ class PostgresDatabases(Component):
                 "databaseReclaimPolicy": "retain",
                 # Said, because the operator leaves as it is what is not.
                 "connectionLimit": -1,
+                **(
+                    {"extensions": [{"name": one, "ensure": "present"} for one in extensions]}
+                    if (extensions := database.extensions)
+                    else {}
+                ),
             },
             opts=self.child(depends_on=[*self._postgres.ready]),
         )

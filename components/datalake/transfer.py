@@ -31,6 +31,7 @@ from components.datalake.transfer_dashboard import transfer_dashboard
 from components.datalake.transfer_rules import transfer_rules
 from components.flows import Flow, Pods, scraped
 from components.model import Image, Resources, together
+from components.shell import HEALTH
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
@@ -165,7 +166,7 @@ class Transfer(Component):
         return {
             "proxy": {"haproxy.cfg": self._haproxy_cfg(), "serve.sh": proxy.SERVE},
             "config": {"settings.json": files.settings(config, store, bootstrap)},
-            "scripts": {"health.sh": files.HEALTH, "tusd.sh": files.tusd_start(config, store)},
+            "scripts": {"health.sh": HEALTH, "tusd.sh": files.tusd_start(config, store)},
         }
 
     def _certificates(

@@ -20,14 +20,6 @@ RUN, BUFFER = "/run/tusd", "/transfer/buffer"
 PAGE = "/opt/estate/services/transfer/page"
 _ACCESS, _SECRET, _CA = f"{S3}/access-key", f"{S3}/secret-key", f"{TRUST}/ca.crt"
 
-HEALTH = """\
-#!/bin/bash
-# health.sh PORT PATH: whether what listens on the loopback answers with a status below 400.
-exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
-printf 'GET %s HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' "$2" >&3
-read -r -t 4 _ status _ <&3 && [ "$status" -lt 400 ]
-"""
-
 
 def settings(config: TransferConfig, store: ObjectStore, bootstrap: str) -> str:
     """settings.json of the service (services/transfer/settings.py)."""

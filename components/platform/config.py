@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from components.flows import Port
 from components.model import GPU, Model, Resources, immutable, problem, refuse
 
-Namespace = Literal["platform", "datalake", "realtime", "monitoring", "storage"]
+Namespace = Literal["platform", "datalake", "realtime", "serving", "monitoring", "storage"]
 
 
 class Quota(Model):

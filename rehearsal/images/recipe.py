@@ -179,6 +179,8 @@ class Recipe(_Strict):
     tag: str
     profile: str = "core"
     """The profile of `up` that needs it; "" where none does, but another environment."""
+    shared_with: tuple[str, ...] = ()
+    """Further profiles that need it."""
     version_from: str = ""
     """A Debian package whose upstream version the tag names; a note is given when they part."""
     smoke: tuple[str, ...] = Field(min_length=1)
@@ -211,7 +213,11 @@ class Recipes(_Strict):
 
     def of_profiles(self, profiles: Collection[str]) -> list[str]:
         """The keys of the images that rehearsals with these profiles need."""
-        return [key for key, recipe in self.images.items() if recipe.profile in profiles]
+        return [
+            key
+            for key, recipe in self.images.items()
+            if not {recipe.profile, *recipe.shared_with}.isdisjoint(profiles)
+        ]
 
     def tools(self, keys: Iterable[str]) -> set[str]:
         """The Go tools that these images hold."""

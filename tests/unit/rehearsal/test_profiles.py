@@ -16,8 +16,14 @@ LOCAL_FILE = paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml"
 def test_the_same_profiles_everywhere() -> None:
     declared = load(LOCAL_FILE).profiles
     assert {CORE, *declared} == set(parts.PROFILES)
-    of_images = {recipe.profile for recipe in images.recipes().images.values()}
+    recipes = images.recipes()
+    of_images = {
+        name for recipe in recipes.images.values() for name in (recipe.profile, *recipe.shared_with)
+    }
     assert of_images <= {*parts.PROFILES, ""}
+    for profile in ("lake", "serving"):
+        assert "haproxy" in recipes.of_profiles([profile]), "an image may be of two profiles"
+    assert "haproxy" not in recipes.of_profiles([CORE])
 
 
 def test_parts_of_other_profiles_are_left_out() -> None:

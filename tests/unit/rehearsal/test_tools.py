@@ -46,7 +46,9 @@ def test_the_catalogue_is_whole() -> None:
     for tool in known.values():
         assert (tool.folder / "go.mod").is_file(), tool.name
         assert (tool.folder / "go.sum").is_file(), tool.name
-        assert tool.group in ("cli", "control-plane", "node", "image", "lake", "test"), tool.name
+        assert tool.group in ("cli", "control-plane", "node", "image", "lake", "serving", "test"), (
+            tool.name
+        )
         assert tool.memory_gib > 0
         assert parse_version(tool.version), tool.name
         beside = [one.package for one in known.values() if one.module == tool.module]

@@ -38,6 +38,7 @@ def test_trust_is_in_every_namespace() -> None:
         "platform",
         "datalake",
         "realtime",
+        "serving",
         "monitoring",
     }
     assert {m["data"]["ca.crt"] for m in maps} == {"CERTIFICATE"}

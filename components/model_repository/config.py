@@ -1,0 +1,138 @@
+"""What an operator decides about the model registry: who runs it, its users, the keys it trusts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.datalake.postgres_config import PostgresDatabase
+from components.model import (
+    Model,
+    Resources,
+    SecretRef,
+    Storage,
+    immutable,
+    problem,
+    refuse,
+)
+
+NAME, NAMESPACE = "model-registry", "serving"
+HOST = f"{NAME}.{NAMESPACE}.svc.cluster.local"
+PUBLISHER, READER = "publisher", "reader"
+USERS = (PUBLISHER, READER)
+"""Who adds versions, and who reads them."""
+PUBLISH_PORT, READ_PORT = 5000, 5001
+"""Of the Service and of the pod: one door for each user."""
+METRICS_PORT = 8405
+LINKS = {PUBLISHER: "models-publish", READER: "models-read"}
+"""Of the rehearsal's gateway, to the door of each user: by these `./estate model` speaks to it."""
+TRUST = "model-trust"
+"""ConfigMap of the public keys of which one must have signed a version."""
+TRUST_KEY = "signing.pub"
+EXTENSION = "pg_trgm"
+"""Of PostgreSQL, which Nexus needs."""
+VERIFY_REPOSITORY = "estate-verify"
+"""Where checks push, and nobody else."""
+
+
+class TrustedKey(Model):
+    """A public key: its PEM here, or where it is to be had. It is no secret."""
+
+    pem: str | None = Field(
+        default=None, pattern=r"^-----BEGIN PUBLIC KEY-----\n", description="ECDSA P-256"
+    )
+    reference: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TrustedKey:
+        if (self.pem is None) == (self.reference is None):
+            raise ValueError("a trusted key is either pem (the text itself) or reference")
+        return self
+
+
+class NexusConfig(Model):
+    """Sonatype Nexus Repository, one instance (more need a Pro licence).
+
+    Its database is one of `postgres.databases`, its blobs are on a claim. The free Community
+    Edition serves nothing until its licence is accepted, which `accept_eula` does in your name.
+    """
+
+    admin: SecretRef
+    database: str = immutable("nexus", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    repository: str = immutable("models", pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    accept_eula: bool = False
+    keep_days: int = Field(
+        default=0, ge=0, le=3650, description="of what nobody pulled; 0: everything is kept"
+    )
+    heap_mib: int = Field(default=2703, ge=1024, description="Sonatype's least for production")
+    resources: Resources = Resources(
+        cpu_request_m=500, memory_request_mib=6144, memory_limit_mib=6144
+    )
+    job_resources: Resources = Resources(
+        cpu_request_m=10, memory_request_mib=32, memory_limit_mib=128
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> NexusConfig:
+        # As much direct memory as heap, as Sonatype advises, and what Java itself takes.
+        needed = self.heap_mib * 2 + 512
+        if self.resources.memory_limit_mib < needed:
+            text = f"at least {needed}: twice heap_mib ({self.heap_mib}) and 512 for Java itself"
+            refuse([problem("resources.memory_limit_mib", self.resources.memory_limit_mib, text)])
+        return self
+
+
+class ModelRepositoryConfig(Model):
+    """A registry by one of two implementations, with the same doors, users and outputs.
+
+    `distribution` is the CNCF's own registry; `nexus` is for a company that has one or wants its
+    pages. `trusted_keys` are those of which one must have signed a version before it is served.
+    """
+
+    implementation: Literal["distribution", "nexus"] = immutable("distribution")
+    publisher: SecretRef = Field(description="password of the user who adds versions")
+    reader: SecretRef = Field(description="password of the user who reads them")
+    trusted_keys: list[TrustedKey] = Field(min_length=1)
+    storage: Storage = Storage(size_gib=10)
+    nexus: NexusConfig | None = None
+    proxy_resources: Resources = Resources(
+        cpu_request_m=10, memory_request_mib=32, memory_limit_mib=128
+    )
+    resources: Resources = Resources(cpu_request_m=20, memory_request_mib=32, memory_limit_mib=256)
+    """Of each of the two processes of `distribution`."""
+    protect: bool = True
+
+    @model_validator(mode="after")
+    def _of_its_implementation(self) -> ModelRepositoryConfig:
+        if self.implementation == "nexus" and self.nexus is None:
+            text = "its admin and database are needed; declare model_repository.nexus"
+            refuse([problem("nexus", "missing", text)])
+        if self.implementation == "distribution" and self.nexus is not None:
+            text = "of another implementation than distribution; leave it out"
+            refuse([problem("nexus", "declared", text)])
+        return self
+
+    def passwords(self) -> dict[str, SecretRef]:
+        """User -> where the password is."""
+        return {PUBLISHER: self.publisher, READER: self.reader}
+
+
+def postgres_problems(
+    config: ModelRepositoryConfig, databases: Mapping[str, PostgresDatabase] | None
+) -> list[dict[str, Any]]:
+    """What Nexus needs of PostgreSQL, and is not declared; None: there is no PostgreSQL."""
+    if config.nexus is None:
+        return []
+    if databases is None:
+        text = "Nexus keeps its records in PostgreSQL; declare postgres too, or leave both"
+        return [problem("model_repository", "declared", text)]
+    name = config.nexus.database
+    if name not in databases:
+        text = f"database {name!r} (model_repository.nexus) is missing; add it"
+        return [problem("postgres.databases", sorted(databases), text)]
+    if EXTENSION not in databases[name].extensions:
+        text = f"database {name!r} lacks extension {EXTENSION!r}, by which Nexus searches; add it"
+        return [problem("postgres.databases", databases[name].extensions, text)]
+    return []

@@ -1,0 +1,80 @@
+"""The registry of models, by the implementation that the environment chooses."""
+
+from __future__ import annotations
+
+import pulumi
+
+from components.model_repository.config import LINKS, NAME, PUBLISHER, READER, TrustedKey
+from components.model_repository.distribution import Distribution
+from components.model_repository.nexus import Nexus
+from components.model_repository.repository import ModelRepository
+from stacks.context import Context
+from stacks.datalake import Databases, Monitors
+from stacks.foundation import Platform
+
+
+def deploy(
+    context: Context, platform: Platform, monitors: Monitors, databases: Databases | None
+) -> ModelRepository | None:
+    """The registry, where the environment declares it."""
+    config = context.environment.model_repository
+    if config is None:
+        return None
+    passwords = {user: context.secret(ref) for user, ref in config.passwords().items()}
+    trusted = [_key(context, one) for one in config.trusted_keys]
+    opts = pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki])
+    registry: Distribution | Nexus
+    if config.nexus is not None:
+        postgres = context.environment.postgres
+        assert postgres is not None and databases is not None  # the environment's model asks
+        database = next(one for one in postgres.databases if one.name == config.nexus.database)
+        owner = next(role for role in postgres.roles if role.name == database.owner)
+        registry = Nexus(
+            NAME,
+            config,
+            namespace=platform.namespaces["serving"],
+            image=context.images["nexus"],
+            proxy_image=context.images["haproxy"],
+            admin_image=context.images["estate_admin"],
+            passwords=passwords,
+            admin_password=context.secret(config.nexus.admin),
+            trusted=trusted,
+            postgres=databases.postgres,
+            database=database,
+            database_password=context.secret(owner.password),
+            databases=databases.ready,
+            authority=platform.pki.authority,
+            issuer=platform.pki.ready,
+            monitors=monitors,
+            opts=opts,
+        )
+    else:
+        registry = Distribution(
+            NAME,
+            config,
+            namespace=platform.namespaces["serving"],
+            image=context.images["registry"],
+            proxy_image=context.images["haproxy"],
+            passwords=passwords,
+            trusted=trusted,
+            authority=platform.pki.authority,
+            issuer=platform.pki.ready,
+            monitors=monitors,
+            opts=opts,
+        )
+    context.declare(registry)
+    repository = registry.repository
+    context.links[LINKS[PUBLISHER]] = repository.publish_url
+    context.links[LINKS[READER]] = repository.read_url
+    pulumi.export(
+        "model_repository",
+        {"publish_url": repository.publish_url, "read_url": repository.read_url},
+    )
+    return repository
+
+
+def _key(context: Context, key: TrustedKey) -> pulumi.Input[str]:
+    if key.pem is not None:
+        return key.pem
+    assert key.reference is not None
+    return context.secret(key.reference)
