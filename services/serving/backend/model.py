@@ -82,11 +82,10 @@ def _tensorflow(folder: Path, inputs: list[str], outputs: list[str], threads: in
     _same("input", inputs, found)
     _same("output", outputs, list(signature.structured_outputs))
 
-    def run(arrays: Arrays) -> Arrays:
+    # Bound to the function: the variables live as long as what was loaded.
+    def run(arrays: Arrays, model: object = loaded) -> Arrays:
         given = {name: tf.constant(one) for name, one in zip(inputs, arrays, strict=True)}
         made = signature(**given)
-        # Without this the model's variables would go with `loaded`.
-        assert loaded is not None
         return [made[name].numpy() for name in outputs]
 
     return run
