@@ -60,6 +60,14 @@ _SERVING = (
     "cryptography\ngrpcio\nkubernetes\nnumpy\npackaging\nprometheus-client\nprotobuf<6\n"
     "pydantic\npyyaml\nrequests\ntritonclient[http]~=2.66.0\n"
 )
+# Debian's PyTorch is built for NumPy 1; the others take it as well.
+_TRITON = "ai-edge-litert\nnumpy<2\nonnxruntime\ntensorflow-cpu\n"
+# Keras (training) and what it brings, programs for developers, TensorFlow's distributed parts.
+_TRITON_UNUSED = (
+    *("backports-strenum", "certifi", "charset-normalizer", "google-pasta", "grpcio", "h5py"),
+    *("idna", "keras", "libclang", "markdown-it-py", "mdurl", "namex", "optree", "pygments"),
+    *("requests", "rich", "setuptools", "tqdm", "urllib3", "wheel"),
+)
 _BY = "made by: ./estate tools lock"
 
 
@@ -130,6 +138,18 @@ def _locks(root: Path) -> list[Lock]:
             "rehearsal/images/recipes/serving.requirements.lock",
             _SERVING,
             "Wheels of the image estate_serving",
+        ),
+        Lock(
+            "rehearsal/images/recipes/triton_server.requirements.lock",
+            "nvidia-pytriton==0.7.0\n",
+            "The wheel that holds tritonserver 2.51; its Python is not used, nor what that needs",
+            alone=True,
+        ),
+        Lock(
+            "rehearsal/images/recipes/triton.requirements.lock",
+            _TRITON,
+            "The frameworks beside tritonserver",
+            left_out=_TRITON_UNUSED,
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),
     ]

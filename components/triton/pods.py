@@ -40,8 +40,8 @@ SYNC_NAME = f"triton.{NAMESPACE}.svc.cluster.local"
 _CONFIG, _REGISTRY, _TRUST, _CA, _TLS = (
     f"/serving/{name}" for name in ("config", "registry", "trust", "ca", "tls")
 )
-MODELS = "/models"
-"""Triton's repository and what was pulled, on one file system."""
+REPOSITORY, VERSIONS = "/models/repository", "/models/versions"
+"""Triton's own, and what was pulled, to which it leads."""
 _mount = k8s.core.v1.VolumeMountArgs
 
 
@@ -75,8 +75,8 @@ def sync_settings(
             "track": track,
             "pool": pool.name,
             "registry": registry_settings(registry_url),
-            "repository": f"{MODELS}/repository",
-            "versions": f"{MODELS}/versions",
+            "repository": REPOSITORY,
+            "versions": VERSIONS,
             "triton": f"http://127.0.0.1:{HTTP_PORT}",
             "native": config.native,
             "server": server_settings(SYNC_PORT),
@@ -164,7 +164,11 @@ def pod_spec(
         containers=[_triton(seat, config, image), _sync(pool, sync_image)],
         volumes=[
             k8s.core.v1.VolumeArgs(
-                name="models",
+                name="repository",
+                empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(size_limit="64Mi"),
+            ),
+            k8s.core.v1.VolumeArgs(
+                name="versions",
                 empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(size_limit=f"{pool.models_gib}Gi"),
             ),
             memory_volume("shared-memory", pool.shared_memory_mib),
@@ -221,9 +225,9 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
         name="triton",
         image=image.ref,
         image_pull_policy="IfNotPresent",
-        command=["/opt/tritonserver/bin/tritonserver"],
+        command=["tritonserver"],
         args=[
-            f"--model-repository={MODELS}/repository",
+            f"--model-repository={REPOSITORY}",
             "--model-control-mode=explicit",
             # Ready when it can take requests; the sidecar knows of models.
             "--strict-readiness=false",
@@ -253,7 +257,8 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
             pre_stop=k8s.core.v1.LifecycleHandlerArgs(sleep=k8s.core.v1.SleepActionArgs(seconds=5))
         ),
         volume_mounts=[
-            _mount(name="models", mount_path=MODELS),
+            _mount(name="repository", mount_path=REPOSITORY, read_only=True),
+            _mount(name="versions", mount_path=VERSIONS, read_only=True),
             _mount(name="shared-memory", mount_path="/dev/shm"),
             _mount(name="tmp", mount_path="/tmp"),
         ],
@@ -278,7 +283,8 @@ def _sync(pool: TritonPool, image: Image) -> k8s.core.v1.ContainerArgs:
             pre_stop=k8s.core.v1.LifecycleHandlerArgs(sleep=k8s.core.v1.SleepActionArgs(seconds=5))
         ),
         volume_mounts=[
-            _mount(name="models", mount_path=MODELS),
+            _mount(name="repository", mount_path=REPOSITORY),
+            _mount(name="versions", mount_path=VERSIONS),
             _mount(name="sync-tmp", mount_path="/tmp"),
             API_MOUNT,
             *own_mounts(),

@@ -104,7 +104,7 @@ def _describe(
         case recipe.MavenLayer():
             return {**item.model_dump(mode="json"), "lock": maven.read_lock(folder / item.lock)}
         case recipe.PypiLayer():
-            return {**item.model_dump(mode="json"), "lock": pypi.read_lock(folder, item)}
+            return {**item.model_dump(mode="json"), "lock": pypi.chosen(folder, item)}
         case recipe.NpmLayer():
             return npm.described(item, folder)
         case recipe.SourceLayer():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rehearsal import wheels
 from rehearsal.images.errors import ImageError
-from rehearsal.images.fsio import locked, sha256_of
+from rehearsal.images.fsio import CHUNK, locked, sha256_of
 from rehearsal.images.layer import Entry, normal
 from rehearsal.images.recipe import PypiLayer
 from rehearsal.images.sbom import Component
@@ -61,11 +63,11 @@ def _download(layer: PypiLayer, requirements: Path, into: Path, machine: str) ->
         )
 
 
-def wheel_entries(wheel: Path, into: str, scratch: Path) -> list[Entry]:
+def wheel_entries(wheel: Path, into: str, scratch: Path, drop: Sequence[str] = ()) -> list[Entry]:
     """The files of a wheel as they lie below a folder of Python packages.
 
     Headers, scripts and data of the wheel (its ``.data`` folder) are left out, but for
-    ``purelib`` and ``platlib``.
+    ``purelib`` and ``platlib``; so is what the globs in ``drop`` match.
     """
     target = scratch / wheel.stem
     entries = []
@@ -75,13 +77,15 @@ def wheel_entries(wheel: Path, into: str, scratch: Path) -> list[Entry]:
             placed = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
             if info.is_dir() or re.match(r"^[^/]+\.data/", placed):
                 continue
+            inside = normal(f"{into}/{placed}")
+            if any(fnmatch.fnmatchcase(inside, glob) for glob in drop):
+                continue
             path = target / normal(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(info))
+            with archive.open(info) as stream, path.open("wb") as copy:
+                shutil.copyfileobj(stream, copy, CHUNK)
             mode = 0o755 if (info.external_attr >> 16) & 0o111 else 0o644
-            entries.append(
-                Entry(normal(f"{into}/{placed}"), mode=mode, source=path, size=info.file_size)
-            )
+            entries.append(Entry(inside, mode=mode, source=path, size=info.file_size))
     return entries
 
 
@@ -92,6 +96,21 @@ def _lines(lock: str) -> list[str]:
         for line in lock.replace("\\\n", " ").splitlines()
         if line.strip() and not line.startswith("#")
     ]
+
+
+def chosen(folder: Path, layer: PypiLayer) -> str:
+    """The requirements that make this layer.
+
+    :raises ImageError: as :func:`read_lock`; or the recipe names a package that is not there.
+    """
+    lines = _lines(read_lock(folder, layer))
+    names = {line.partition("==")[0] for line in lines}
+    if unknown := sorted({*layer.only, *layer.without} - names):
+        raise ImageError(
+            f"{layer.requirements} has no {unknown[0]!r}", "Correct only or without of the layer"
+        )
+    kept = (set(layer.only) or names) - set(layer.without)
+    return "\n".join(line for line in lines if line.partition("==")[0] in kept) + "\n"
 
 
 def _hashes(line: str) -> list[str]:
@@ -129,7 +148,7 @@ def layer_content(
 
     :raises ImageError: pip fails, or a wheel does not match its hash.
     """
-    fetched, built = wheels.parted(read_lock(folder, layer), layer.sources)
+    fetched, built = wheels.parted(chosen(folder, layer), layer.sources)
     logical = _lines(fetched)
     store = cache_root / "pypi"
     store.mkdir(parents=True, exist_ok=True)
@@ -153,16 +172,16 @@ def layer_content(
             "Correct the requirements",
         )
     # A requirement may carry hashes for several platforms: the wheel that pip chose is kept.
-    chosen = {line: next(item for item in _hashes(line) if item in held) for line in logical}
+    taken = {line: next(item for item in _hashes(line) if item in held) for line in logical}
     entries: list[Entry] = []
     components = []
     for line in _lines(built):
         name, _, version = line.split()[0].partition("==")
         components.append(Component("pypi", name.lower(), version, _hashes(line)[0]))
-    for wheel in _build(built, map(held.__getitem__, chosen.values()), scratch) if built else ():
-        entries += wheel_entries(wheel, layer.into, scratch)
-    for line, checksum in chosen.items():
+    for wheel in _build(built, map(held.__getitem__, taken.values()), scratch) if built else ():
+        entries += wheel_entries(wheel, layer.into, scratch, layer.drop)
+    for line, checksum in taken.items():
         name, _, version = line.split()[0].partition("==")
-        entries += wheel_entries(held[checksum], layer.into, scratch)
+        entries += wheel_entries(held[checksum], layer.into, scratch, layer.drop)
         components.append(Component("pypi", name.lower(), version, checksum))
     return entries, components

@@ -62,6 +62,12 @@ class PypiLayer(_Strict):
     into: str = "usr/lib/python3/dist-packages"
     sources: tuple[str, ...] = ()
     """Packages of the file that are published without a wheel; its setuptools builds them."""
+    only: tuple[str, ...] = ()
+    """Packages of the file that make this layer; all when empty."""
+    without: tuple[str, ...] = ()
+    """Packages of the file that another layer holds, or that nothing here needs."""
+    drop: tuple[str, ...] = ()
+    """Globs of paths that are left out."""
 
 
 class GoSource(_Strict):

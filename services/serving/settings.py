@@ -58,7 +58,7 @@ class SyncSettings(_Strict):
     repository: Path
     """Triton's model repository."""
     versions: Path
-    """What was pulled; on the same file system."""
+    """What was pulled, to which it leads."""
     triton: str = "http://127.0.0.1:8000"
     native: bool = False
     server: ServerSettings
