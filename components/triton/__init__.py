@@ -1,0 +1,1 @@
+"""Inference: the models that are served, and Triton that serves them."""
