@@ -193,6 +193,12 @@ def test_the_golden_set_is_read_without_the_rest(site: Site, server: MemoryRegis
         site.repository.golden(site.repository.show("digits", "2"))
 
 
+def test_a_golden_set_of_another_model_is_not_added(site: Site, server: MemoryRegistry) -> None:
+    with pytest.raises(OciError, match=r"version-1/golden\.json: outputs.scores: FP32, it is FP64"):
+        site.add(1, outputs=[{"name": "scores", "datatype": "FP64", "shape": [-1, 10]}])
+    assert not server.asked
+
+
 # -- the way back ----------------------------------------------------------------------------------
 
 
