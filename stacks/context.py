@@ -15,6 +15,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from components.checks import Check, ExpectedPods
 from components.dashboards import Dashboard
@@ -26,6 +27,10 @@ from components.workload import Component
 from configs import problems, versions
 from configs.errors import ConfigError
 from configs.schema import ClusterConfig, Environment, load, secret_refs
+from model_repo import declared
+from model_repo.declared import Desired, Place, Served
+from model_repo.oci import OciError
+from model_repo.version import Digest
 from stacks.secret_sources import SECRETS_VARIABLE, SecretSources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +42,8 @@ PLACEHOLDERS_VARIABLE = "ESTATE_PLACEHOLDERS"
 PKI_KEY = "pki"
 """In a rehearsal's own settings: values over those of `pki:`, left by the drill `authority`."""
 IMAGES_VARIABLE = "ESTATE_IMAGES"
+MODELS_VARIABLE = "ESTATE_MODELS"
+"""A rehearsal's file: model -> version -> digest, as its registry has them."""
 PROFILES_VARIABLE = "ESTATE_PROFILES"
 """Set by a rehearsal to the profiles that `up` was given; where it is unset, all parts come."""
 
@@ -100,6 +107,9 @@ class Context:
     sources: SecretSources
     rehearsed: bool = False
     placeholders: bool = False
+    models: Path = declared.FOLDER
+    model_digests: Path | None = None
+    """The file of MODELS_VARIABLE."""
     checks: list[Check] = field(default_factory=list)
     expected_pods: list[ExpectedPods] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
@@ -125,6 +135,27 @@ class Context:
         self.flows += component.flows
         self.dashboards += component.dashboards
 
+    def desired_models(self) -> list[Desired]:
+        """What this environment is to serve; `stack` is its name in a model's file.
+
+        Raises ConfigError when a file is wrong, or a version's digest is not known.
+        """
+        try:
+            models = declared.models(self.models)
+        except OciError as error:
+            raise ConfigError(f"{error}; mend the file") from None
+        return [
+            Desired(
+                name=name,
+                version=served.version,
+                digest=self._model_digest(name, served),
+                serving=model.serving,
+                rollout=model.rollout,
+            )
+            for name, model in models.items()
+            if (served := model.environments.get(self.stack)) is not None
+        ]
+
     @functools.cached_property
     def provider(self) -> k8s.Provider:
         """The provider of this environment's cluster."""
@@ -132,6 +163,47 @@ class Context:
         # No placeholder: Pulumi would take it for another cluster, to make all anew.
         given = self._read(cluster.kubeconfig) if cluster.kubeconfig else None
         return kubernetes(cluster, given)
+
+    def _model_digest(self, name: str, served: Served) -> str:
+        place = Place("environments", self.stack)
+        made_here = self.environment.images.source == "rehearsal"
+        found = self._digests_made_here.get(name, {}).get(served.version) if made_here else None
+        if None not in (found, served.digest) and found != served.digest:
+            raise ConfigError(
+                f"{name}/{declared.FILE}: {place}: version {served.version} is {served.digest}, "
+                f"the rehearsal's registry has {found}; take the digest out, or add that version"
+            )
+        digest = served.digest or found
+        if digest is None and made_here:
+            raise ConfigError(
+                f"{self.model_digests or MODELS_VARIABLE}: has no digest of {name} version "
+                f"{served.version}, which {place} takes; ./estate model add it, then ./estate up"
+            )
+        if digest is None:
+            raise ConfigError(
+                f"{name}/{declared.FILE}: {place}: version {served.version} has no digest; "
+                f"./estate model promote {name} {served.version} --environment {self.stack} "
+                "writes it"
+            )
+        return digest
+
+    @functools.cached_property
+    def _digests_made_here(self) -> dict[str, dict[int, str]]:
+        if self.model_digests is None:
+            return {}
+        try:
+            return _DIGESTS.validate_json(self.model_digests.read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"{MODELS_VARIABLE}: {self.model_digests}: {error.strerror}; run: ./estate up"
+            ) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(
+                f"{MODELS_VARIABLE}: {self.model_digests}: {where}: {first['msg']}; run: ./estate "
+                "up, which writes it anew"
+            ) from None
 
     def _resolve(self, ref: SecretRef) -> pulumi.Output[str]:
         if self.rehearsed:
@@ -166,6 +238,9 @@ class Context:
                 f"to it; pulumi config set --secret {ref.pulumi}"
             )
         return value
+
+
+_DIGESTS: TypeAdapter[dict[str, dict[int, str]]] = TypeAdapter(dict[str, dict[int, Digest]])
 
 
 def _placeholder(ref: SecretRef) -> pulumi.Output[str]:
@@ -205,9 +280,10 @@ def from_pulumi() -> Context:
         images=_images(environment, rehearsed=rehearsed),
         stack=stack,
         config=config,
-        sources=SecretSources(_folder(os.environ.get(SECRETS_VARIABLE))),
+        sources=SecretSources(_path(os.environ.get(SECRETS_VARIABLE))),
         rehearsed=rehearsed,
         placeholders=os.environ.get(PLACEHOLDERS_VARIABLE) == "1",
+        model_digests=_path(os.environ.get(MODELS_VARIABLE)),
     )
 
 
@@ -216,7 +292,7 @@ def json_list(items: Iterable[Check | ExpectedPods]) -> list[dict[str, Any]]:
     return [item.json_object() for item in items]
 
 
-def _folder(value: str | None) -> Path | None:
+def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_repo.declared import Rollout, Serving
+from model_repo.declared import Desired, Serving
 from model_repo.version import Digest, Name
 
 Track = Literal["stable", "canary"]
@@ -34,14 +34,8 @@ class Version(_Strict):
     digest: Digest
 
 
-class Declared(_Strict):
+class Declared(Desired):
     """What `model-<name>` asks for."""
-
-    name: Name
-    version: int = Field(ge=1)
-    digest: Digest
-    serving: Serving = Serving()
-    rollout: Rollout = Rollout()
 
     @property
     def wanted(self) -> Version:

@@ -25,10 +25,13 @@ class MemoryRegistry:
         self.upload_at = ""
         self.redirect: str | None = None
         self.page = 100
+        self.deletes = True
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Headers and body are two packets: the second would wait 40 ms for a delayed ACK.
+            disable_nagle_algorithm = True
 
             def do_HEAD(self) -> None:
                 self._serve("HEAD")
@@ -41,6 +44,9 @@ class MemoryRegistry:
 
             def do_PUT(self) -> None:
                 self._serve("PUT")
+
+            def do_DELETE(self) -> None:
+                self._serve("DELETE")
 
             def _serve(self, method: str) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -97,8 +103,22 @@ class MemoryRegistry:
         if method == "PUT":
             self.manifests[name, what] = self.manifests[name, digest_of(body)] = body
             return 201, {}, b""
+        if method == "DELETE":
+            return self._delete(name, what), {}, b""
         held = self.blobs if kind == "blobs" else self.manifests
         if (name, what) not in held:
             words = {"errors": [{"code": f"{kind.upper()}_UNKNOWN", "message": "not here"}]}
             return 404, {}, json.dumps(words).encode()
         return 200, {}, self.spoil(path, held[name, what])
+
+    def _delete(self, name: str, digest: str) -> int:
+        if not self.deletes:
+            return 405
+        gone = [
+            key
+            for key, content in self.manifests.items()
+            if key[0] == name and digest_of(content) == digest
+        ]
+        for key in gone:
+            del self.manifests[key]
+        return 202 if gone else 404

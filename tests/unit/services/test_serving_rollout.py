@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from model_repo.declared import Rollout, Step
+from model_repo.declared import Rollout, Serving, Step
 from services.serving.model import Declared, Phase, Progress, Refusal, Seen, Track, Version
 from services.serving.rollout import (
     DRAIN_S,
@@ -33,7 +33,13 @@ def version(number: int) -> Version:
 
 def declared(number: int, rollout: Rollout = ROLLOUT) -> Declared:
     one = version(number)
-    return Declared(name="digits-onnx", version=number, digest=one.digest, rollout=rollout)
+    return Declared(
+        name="digits-onnx",
+        version=number,
+        digest=one.digest,
+        serving=Serving(),
+        rollout=rollout,
+    )
 
 
 @dataclass
