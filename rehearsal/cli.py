@@ -418,6 +418,33 @@ def model_pull(
     _call("model_repo.commands:pull", model, version, folder, registry, ca, trust)
 
 
+@model_app.command("load")
+def model_load(
+    model: _Model,
+    name: Name = "local",
+    rate: Annotated[float, typer.Option(min=0.1, max=5000, help="Requests per second.")] = 200.0,
+    for_: Annotated[
+        float, typer.Option("--for", min=1, max=86_400, help="Seconds.", metavar="SECONDS")
+    ] = 60.0,
+    protocol: Annotated[str, typer.Option(help="http or grpc.")] = "http",
+    poisson: Annotated[
+        bool, typer.Option("--poisson", help="Independent arrivals instead of even ones.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send requests to a served model, and judge every answer; 1 when one of them failed."""
+    _call(
+        "rehearsal.load:run",
+        model,
+        name=name,
+        rate=rate,
+        seconds=for_,
+        protocol=protocol,
+        poisson=poisson,
+        as_json=as_json,
+    )
+
+
 @app.command(rich_help_panel="Machine")
 def doctor(
     as_json: AsJson = False,
