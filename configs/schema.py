@@ -36,6 +36,7 @@ from components.model_repository.config import ModelRepositoryConfig
 from components.monitoring.config import MonitoringConfig, PrometheusOperatorConfig
 from components.platform.config import CertManagerConfig, NamespacesConfig, NetworkConfig, PkiConfig
 from components.realtime.mosquitto_config import MosquittoConfig
+from components.triton.config import TritonConfig
 from configs import document, problems
 from configs.document import CONFIG_KEY
 from configs.errors import ConfigError
@@ -132,6 +133,7 @@ class Environment(Model):
     ceph: CephConfig | None = None
     rook: RookConfig = RookConfig()
     model_repository: ModelRepositoryConfig | None = None
+    serving: TritonConfig | None = None
     backup: BackupConfig | None = None
     barman_cloud: BarmanCloudConfig = BarmanCloudConfig()
     console: ConsoleConfig | None = None
@@ -177,6 +179,9 @@ class Environment(Model):
         refuse(self._pipeline_problems())
         refuse(self._backup_problems())
         refuse(self._model_repository_problems())
+        if self.serving is not None and self.model_repository is None:
+            text = "its models come from a registry; declare model_repository too, or leave both"
+            refuse([problem("serving", "declared", text)])
         if self.annotation is not None:
             if self.images.source == "rehearsal":
                 text = "there is no Supervisely in a rehearsal that it could speak to; leave it out"

@@ -21,7 +21,7 @@ from rehearsal.rehearsal import Rehearsal
 REGISTRY_VARIABLE = "ESTATE_MODEL_REGISTRY"
 
 
-class Place(TypedDict):
+class WhereOptions(TypedDict):
     """What a command line says of where: see Where."""
 
     name: str
@@ -74,24 +74,19 @@ def add(
     passphrase: Path | None,
     revision: str | None,
     as_json: bool,
-    **place: Unpack[Place],
+    **where: Unpack[WhereOptions],
 ) -> int:
     """Store and sign a version; 0 also when it was there already, the same."""
-    where = Where(**place)
+    at = Where(**where)
     with _told():
         password = passphrase.read_bytes().rstrip(b"\r\n") if passphrase else None
-        signer = signing.private_key(where.signing_key(key).read_bytes(), password)
+        signer = signing.private_key(at.signing_key(key).read_bytes(), password)
         commit = revision or _commit(folder)
-<<<<<<< HEAD
-        opened = _open(registry, ca, writes=True)
-        stored, new = opened.add(folder, number, commit, signer, _sent)
+        stored, new = at.open(writes=True).add(folder, number, commit, signer, _sent)
     if golden.FILE not in stored.files:
         console.warn(
             f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"
         )
-=======
-        stored, new = where.open(writes=True).add(folder, number, commit, signer, _sent)
->>>>>>> registry
     if as_json:
         console.emit_json({**_plain(stored), "new": new})
     else:
@@ -101,11 +96,11 @@ def add(
     return 0
 
 
-def list_(model: str, as_json: bool, **place: Unpack[Place]) -> int:
+def list_(model: str, as_json: bool, **where: Unpack[WhereOptions]) -> int:
     """Every version of a model; 1 when one of them does not verify."""
     rows: list[dict[str, object]] = []
     with _told():
-        repository = Where(**place).open()
+        repository = Where(**where).open()
         for number in repository.numbers(model):
             try:
                 rows.append({**_plain(repository.show(model, str(number))), "verified": True})
@@ -130,21 +125,21 @@ def show(
     as_json: bool,
     *,
     every_byte: bool = False,
-    **place: Unpack[Place],
+    **where: Unpack[WhereOptions],
 ) -> int:
     """All that is written of a version, once its signature was found, or every byte was read."""
     with _told():
-        repository = Where(**place).open()
+        repository = Where(**where).open()
         look = repository.verify if every_byte else repository.show
         stored = look(model, reference)
     _tell(stored, as_json)
     return 0
 
 
-def pull(model: str, reference: str, folder: Path, **place: Unpack[Place]) -> int:
+def pull(model: str, reference: str, folder: Path, **where: Unpack[WhereOptions]) -> int:
     """A version's files into a folder that appears whole or not at all."""
     with _told():
-        stored = Where(**place).open().pull(model, reference, folder)
+        stored = Where(**where).open().pull(model, reference, folder)
     console.say(f"{model} version {stored.version.version}: {stored.size / 1e6:.1f} MB in {folder}")
     return 0
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from model_repo import collect, declared, promote
-from model_repo.commands import _open, _told
+from model_repo.commands import Where, WhereOptions, _told
 from model_repo.declared import REHEARSAL, Place, Served
 from model_repo.oci import OciError
 from model_repo.promote import Edit
@@ -22,15 +23,13 @@ def promote_(
     edge_groups: Sequence[str],
     new_contract: bool,
     folder: Path | None,
-    registry: str | None,
-    ca: Path | None,
-    trust: Sequence[Path],
     as_json: bool,
+    **where: Unpack[WhereOptions],
 ) -> int:
     """Write a version, once it was verified, to a model's file."""
     wanted = _places(environments, edge_groups)
     with _told():
-        repository = _open(registry, ca, trust)
+        repository = Where(**where).open()
         made = promote.promoted(
             repository,
             folder or declared.FOLDER,
@@ -50,15 +49,13 @@ def rollback(
     to: int | None,
     new_contract: bool,
     folder: Path | None,
-    registry: str | None,
-    ca: Path | None,
-    trust: Sequence[Path],
     as_json: bool,
+    **where: Unpack[WhereOptions],
 ) -> int:
     """Write the version that was declared before, once it was verified."""
     wanted = _places(environments, edge_groups)
     with _told():
-        repository = _open(registry, ca, trust)
+        repository = Where(**where).open()
         made = promote.rolled_back(
             repository,
             folder or declared.FOLDER,
@@ -76,16 +73,14 @@ def declared_(
     edge_groups: Sequence[str],
     offline: bool,
     folder: Path | None,
-    registry: str | None,
-    ca: Path | None,
-    trust: Sequence[Path],
     as_json: bool,
+    **where: Unpack[WhereOptions],
 ) -> int:
     """Which version each environment and edge group takes; 1 when one does not verify."""
     only = [Place("environments", name) for name in environments]
     only += [Place("edge_groups", name) for name in edge_groups]
     with _told():
-        repository = None if offline else _open(registry, ca, trust)
+        repository = None if offline else Where(**where).open()
         rows = [
             _row(name, place, served, repository)
             for name, model in declared.models(folder or declared.FOLDER).items()
@@ -111,9 +106,8 @@ def gc(
     keep: int,
     yes: bool,
     folder: Path | None,
-    registry: str | None,
-    ca: Path | None,
     as_json: bool,
+    **where: Unpack[WhereOptions],
 ) -> int:
     """Show which versions nothing refers to, and delete them with `yes`."""
     with _told():
@@ -125,7 +119,7 @@ def gc(
                 repr(strange[0]),
                 f"choose one that is declared: {', '.join(known) or 'none is'}",
             )
-        repository = _open(registry, ca, (), writes=True)
+        repository = Where(**where).open(writes=True)
         found = collect.plan(repository, within, models, keep)
         if yes:
             collect.delete(repository, found)

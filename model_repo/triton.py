@@ -65,9 +65,8 @@ def configuration(
     if not versions:
         raise OciError(thing, "versions: is empty, and Triton would load none")
     config = pb.ModelConfig(name=version.name, max_batch_size=_batch(version, serving, thing))
-    own = _NATIVE.get(version.framework) if native else None
-    if own:
-        config.backend, config.platform = own
+    if is_native(version.framework, native=native):
+        config.backend, config.platform = _NATIVE[version.framework]
         _named_for_libtorch(version, thing)
     else:
         config.backend = "python"
@@ -91,9 +90,14 @@ def configuration(
             given = warm.inputs[tensor.name]
             given.data_type, given.zero_data = _type(tensor, thing), True
             given.dims.extend(abs(size) for size in tensor.shape[1:])
-    key = _THREADS[version.framework] if own else "threads"
+    key = _THREADS[version.framework] if is_native(version.framework, native=native) else "threads"
     config.parameters[key].string_value = str(threads)
     return str(text_format.MessageToString(config))
+
+
+def is_native(framework: Framework, *, native: bool) -> bool:
+    """Whether Triton's own backend runs it: where that is wanted, and there is one."""
+    return native and framework in _NATIVE
 
 
 def _batch(version: ModelVersion, serving: Serving, thing: str) -> int:

@@ -43,6 +43,10 @@ from services.sending import Door
 SENSORS_TOPIC = "sensors.raw"
 DEAD_LETTERS_TOPIC = "sensors.dead-letter"
 TRANSFER = f"transfer.{transfer_config.NAMESPACE}.svc.cluster.local"
+SERVING = "serving"
+MODEL_REGISTRY = f"https://model-registry.{SERVING}.svc.cluster.local:5001"
+"""Read-only; versions are added at another port."""
+INFERENCE = f"https://inference.{SERVING}.svc.cluster.local:443"
 _LAKE = transfer_config.NAMESPACE
 _S3_SECRET = f"s3-{transfer_config.USER}"
 _READER = f"s3-{pipeline_config.READER}"
@@ -82,6 +86,12 @@ class Access:
     mongodb_host: str = "mongodb.datalake.svc.cluster.local"
     mongodb_password: str | None = field(default=None, repr=False)
     """Of user `verify`; None where the rehearsal has no documents."""
+    model_registry: str = MODEL_REGISTRY
+    model_reader: str = "reader"
+    model_reader_password: str = field(default="", repr=False)
+    """Empty where no models are served."""
+    model_trust: str = ""
+    """Public keys (PEM, one after another) of which one must have signed a version."""
 
     def to_json(self) -> str:
         """One line, for the standard input of a process inside."""

@@ -465,11 +465,12 @@ _NewContract = Annotated[
 def model_promote(
     model: _Model,
     version: _Version,
-    trust: _Trust,
     environment: _Environments = None,
     edge_group: _EdgeGroups = None,
     allow_new_contract: _NewContract = False,
     models: _Models = None,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
@@ -478,19 +479,21 @@ def model_promote(
     _call(
         "model_repo.declared_commands:promote_",
         *(model, version, environment or [], edge_group or [], allow_new_contract),
-        *(models, registry, ca, trust, as_json),
+        *(models, as_json),
+        **_place(name, registry, ca, trust),
     )
 
 
 @model_app.command("rollback")
 def model_rollback(
     model: _Model,
-    trust: _Trust,
     environment: _Environments = None,
     edge_group: _EdgeGroups = None,
     to: Annotated[int | None, typer.Option(min=1, help="Else the version before.")] = None,
     allow_new_contract: _NewContract = False,
     models: _Models = None,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
@@ -499,17 +502,19 @@ def model_rollback(
     _call(
         "model_repo.declared_commands:rollback",
         *(model, environment or [], edge_group or [], to, allow_new_contract),
-        *(models, registry, ca, trust, as_json),
+        *(models, as_json),
+        **_place(name, registry, ca, trust),
     )
 
 
 @model_app.command("declared")
 def model_declared(
-    trust: _Trust = [],  # noqa: B006 (typer copies it)
     environment: _Environments = None,
     edge_group: _EdgeGroups = None,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the registry.")] = False,
     models: _Models = None,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
@@ -517,7 +522,8 @@ def model_declared(
     """List the version that each environment and edge group takes; 1 when one does not verify."""
     _call(
         "model_repo.declared_commands:declared_",
-        *(environment or [], edge_group or [], offline, models, registry, ca, trust, as_json),
+        *(environment or [], edge_group or [], offline, models, as_json),
+        **_place(name, registry, ca, trust),
     )
 
 
@@ -531,12 +537,42 @@ def model_gc(
     ] = 5,
     yes: Annotated[bool, typer.Option("--yes", help="Delete them; else they are shown.")] = False,
     models: _Models = None,
+    trust: _Trust = None,
+    name: Name = "local",
     registry: _Registry = None,
     ca: _Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the versions in the registry that nothing refers to; delete them with --yes."""
-    _call("model_repo.declared_commands:gc", model or [], keep, yes, models, registry, ca, as_json)
+    place = _place(name, registry, ca, trust)
+    _call("model_repo.declared_commands:gc", model or [], keep, yes, models, as_json, **place)
+
+
+@model_app.command("load")
+def model_load(
+    model: _Model,
+    name: Name = "local",
+    rate: Annotated[float, typer.Option(min=0.1, max=5000, help="Requests per second.")] = 200.0,
+    for_: Annotated[
+        float, typer.Option("--for", min=1, max=86_400, help="Seconds.", metavar="SECONDS")
+    ] = 60.0,
+    protocol: Annotated[str, typer.Option(help="http or grpc.")] = "http",
+    poisson: Annotated[
+        bool, typer.Option("--poisson", help="Independent arrivals instead of even ones.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send requests to a served model, and judge every answer; 1 when one of them failed."""
+    _call(
+        "rehearsal.load:run",
+        model,
+        name=name,
+        rate=rate,
+        seconds=for_,
+        protocol=protocol,
+        poisson=poisson,
+        as_json=as_json,
+    )
 
 
 @app.command(rich_help_panel="Machine")

@@ -138,7 +138,8 @@ class Context:
     def desired_models(self) -> list[Desired]:
         """What this environment is to serve; `stack` is its name in a model's file.
 
-        Raises ConfigError when a file is wrong, or a version's digest is not known.
+        A rehearsal's versions are made where it runs: one that is not in its registry yet is left
+        out, with a warning. Raises ConfigError when a file is wrong, or a digest is not known.
         """
         try:
             models = declared.models(self.models)
@@ -148,12 +149,13 @@ class Context:
             Desired(
                 name=name,
                 version=served.version,
-                digest=self._model_digest(name, served),
+                digest=digest,
                 serving=model.serving,
                 rollout=model.rollout,
             )
             for name, model in models.items()
             if (served := model.environments.get(self.stack)) is not None
+            and (digest := self._model_digest(name, served)) is not None
         ]
 
     @functools.cached_property
@@ -164,7 +166,7 @@ class Context:
         given = self._read(cluster.kubeconfig) if cluster.kubeconfig else None
         return kubernetes(cluster, given)
 
-    def _model_digest(self, name: str, served: Served) -> str:
+    def _model_digest(self, name: str, served: Served) -> str | None:
         place = Place("environments", self.stack)
         made_here = self.environment.images.source == "rehearsal"
         found = self._digests_made_here.get(name, {}).get(served.version) if made_here else None
@@ -175,10 +177,11 @@ class Context:
             )
         digest = served.digest or found
         if digest is None and made_here:
-            raise ConfigError(
-                f"{self.model_digests or MODELS_VARIABLE}: has no digest of {name} version "
-                f"{served.version}, which {place} takes; ./estate model add it, then ./estate up"
+            pulumi.log.warn(
+                f"{name} version {served.version} is not in the rehearsal's registry, so it is not "
+                "served yet: `up` brings reference models, `./estate model add` any other"
             )
+            return None
         if digest is None:
             raise ConfigError(
                 f"{name}/{declared.FILE}: {place}: version {served.version} has no digest; "
@@ -189,7 +192,8 @@ class Context:
 
     @functools.cached_property
     def _digests_made_here(self) -> dict[str, dict[int, str]]:
-        if self.model_digests is None:
+        # Before its registry was asked for the first time there is none.
+        if self.model_digests is None or not self.model_digests.exists():
             return {}
         try:
             return _DIGESTS.validate_json(self.model_digests.read_bytes())

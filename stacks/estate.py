@@ -18,6 +18,7 @@ from stacks import (
     monitoring,
     pipeline,
     realtime,
+    serving,
     simulated,
     transfer,
 )
@@ -63,7 +64,8 @@ def compose(context: Context) -> None:
         transfer=images,
     )
     realtime.deploy(context, platform, monitors)
-    model_repository.deploy(context, platform, monitors, databases)
+    registry = model_repository.deploy(context, platform, monitors, databases)
+    serving.deploy(context, platform, monitors, registry)
     if operator is not None:
         monitoring.deploy(context, platform, operator)
     monitoring.deploy_dashboards(context, platform)

@@ -1,11 +1,46 @@
-"""Inference: which models the environment serves."""
+"""Inference: Triton behind its gateway, and which models the environment serves."""
 
 from __future__ import annotations
 
 import pulumi
 
+from components.model_repository.repository import ModelRepository
 from components.triton.models import ModelDeclaration, config_map
+from components.triton.serving import Serving
 from stacks.context import Context
+from stacks.datalake import Monitors
+from stacks.foundation import Platform
+
+
+def deploy(
+    context: Context, platform: Platform, monitors: Monitors, repository: ModelRepository | None
+) -> Serving | None:
+    """Serving, where the environment declares it. Raises ConfigError."""
+    config = context.environment.serving
+    if config is None:
+        return None
+    assert repository is not None  # the environment's model asks for it
+    namespace = platform.namespaces["serving"]
+    models = deploy_models(context, namespace)
+    image = "triton" if config.native else "estate_triton"
+    serving = Serving(
+        "serving",
+        config,
+        namespace=namespace,
+        image=context.images[image],
+        service_image=context.images["estate_serving"],
+        proxy_image=context.images["haproxy"],
+        repository=repository,
+        models={one.desired.name: one.desired.version for one in models},
+        authority=platform.pki.authority,
+        issuer=platform.pki.ready,
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
+    )
+    context.declare(serving)
+    context.links["inference"] = serving.url
+    pulumi.export("serving", {"url": serving.url})
+    return serving
 
 
 def deploy_models(context: Context, namespace: pulumi.Input[str]) -> list[ModelDeclaration]:

@@ -18,12 +18,12 @@ from components.triton.config import (
     RUNTIME_PORT,
     TritonConfig,
 )
-from services.serving.gateway import FOLDER as RUN
-from services.serving.gateway import POOLS, TABLE, WEIGHTS
+from services.serving.gateway import FOLDER, POOLS, TABLE, WEIGHTS
 from services.serving.model import TRACKS
 
 CONFIG, TLS, TRUST = "/gateway/config", "/gateway/tls", "/gateway/trust"
 TRAFFIC = "/gateway/traffic"
+RUN = FOLDER
 _POOLS, _WEIGHTS = f"{RUN}/{POOLS}", f"{RUN}/{WEIGHTS}"
 _CERTIFICATE = f"ssl crt {TLS}/tls.crt"
 _GRPC = "/inference.GRPCInferenceService/"

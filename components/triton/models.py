@@ -27,6 +27,7 @@ class ModelDeclaration(Component):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("estate:triton:ModelDeclaration", name, opts)
+        self.desired = desired
         k8s.core.v1.ConfigMap(
             config_map(desired.name),
             metadata=meta(

@@ -41,6 +41,8 @@ from services.serving.triton import Triton, TritonError
 
 _log = logging.getLogger("serving")
 _EVERY_S = 1.0
+BACKEND = Path(__file__).parent / "backend" / layout.PROGRAM
+"""What Triton's Python backend runs, for every framework."""
 _RETRY_S = 10.0
 
 
@@ -152,7 +154,8 @@ class Sync:
         )
         folders = {one.version: self._folder(name, one) for one in good}
         try:
-            layout.lay_out(self._settings.repository, told, folders, text)
+            own = layout.is_native(told.framework, native=self._settings.native)
+            layout.lay_out(self._settings.repository, name, text, folders, None if own else BACKEND)
             self._triton.load(name)
         except (TritonError, OSError) as error:
             metrics.LOADS.labels(name, "failed").inc()

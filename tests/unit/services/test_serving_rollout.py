@@ -148,8 +148,7 @@ def test_while_it_is_promoted_both_versions_are_assigned_and_then_the_new_one() 
     assert tracks["stable"] and tracks["stable"].versions == (version(2),)
     # Requests that the canary has are answered first.
     assert tracks["canary"] and tracks["canary"].versions == (version(2),)
-    run.step(DRAIN_S)
-    assert run.at.phase == "idle"
+    assert run.step(DRAIN_S).phase == "idle"
     assert assigned(run.declared, run.at)["canary"] is None
 
 

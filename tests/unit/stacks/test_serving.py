@@ -13,10 +13,10 @@ import pytest
 from pulumi.runtime.stack import wait_for_rpcs
 
 from components.model import Images
-from components.triton.models import LABEL
 from configs.errors import ConfigError
 from configs.schema import Environment
 from model_repo.declared import Desired
+from services.serving.model import DECLARED_LABEL as LABEL
 from stacks import serving
 from stacks.context import Context
 from stacks.secret_sources import SecretSources
