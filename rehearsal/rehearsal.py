@@ -464,6 +464,7 @@ class Rehearsal:
             "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
             "ESTATE_REHEARSAL": self.name,
             "ESTATE_IMAGES": str(folder / "images.json"),
+            "ESTATE_MODELS": str(folder / "models.json"),
             "ESTATE_SECRETS": str(folder / "secrets"),
             **({"ESTATE_PROFILES": ",".join(record.profiles)} if record.stack == LOCAL else {}),
             **simulated,
