@@ -188,7 +188,10 @@ def drill(
 @app.command(rich_help_panel="Proof")
 def bench(
     what: Annotated[
-        str, typer.Argument(help="estate: a green rehearsal; engine: Pulumi beside kubectl.")
+        str,
+        typer.Argument(
+            help="estate: a green rehearsal; engine: Pulumi beside kubectl; serving: models."
+        ),
     ] = "estate",
     name: Name = "local",
     count: Annotated[
@@ -201,8 +204,10 @@ def bench(
         _call("rehearsal.bench:run", name=name, out=out)
     elif what == "engine":
         _call("rehearsal.bench_engine:run", count, out)
+    elif what == "serving":
+        _call("rehearsal.bench_serving:run", name=name, out=out)
     else:
-        raise UsageError("bench", repr(what), "use estate or engine")
+        raise UsageError("bench", repr(what), "use estate, engine or serving")
 
 
 @app.command(rich_help_panel="Proof", context_settings=RAW)
