@@ -109,11 +109,36 @@ def digests(repository: Repository, versions: Mapping[str, int]) -> dict[str, di
     return found
 
 
-def stand_ins(versions: Mapping[str, int]) -> dict[str, dict[int, str]]:
-    """Digests of the names, where no container and so no registry runs."""
-    return {
-        name: {number: digest_of(f"{name}:{number}".encode())} for name, number in versions.items()
-    }
+def bring(rehearsal: Rehearsal) -> bool:
+    """Have the registry hold what is declared; True when more of it can be served than before.
+
+    A reference model that is not there is trained, or taken from the cache, and added. Raises
+    EstateError.
+    """
+    versions = wanted()
+    file = rehearsal.folder / FILE
+    known = _DIGESTS.validate_json(file.read_bytes()) if file.exists() else {}
+    if all(number in known.get(name, {}) for name, number in versions.items()):
+        return False
+    repository = Repository(
+        registry(rehearsal, writes=True), signing.trusted(trusted(rehearsal))
+    )
+    found = digests(repository, versions)
+    lacking = {name: number for name, number in versions.items() if name not in found}
+    if lacking:
+        key = signing.private_key(signing_key(rehearsal).read_bytes())
+        for name, folder in training.folders(lacking).items():
+            with _told():
+                stored, _ = repository.add(folder, lacking[name], training.revision(), key)
+            found[name] = {lacking[name]: stored.digest}
+            console.step(f"model {name} version {lacking[name]}: {stored.digest}")
+    for name in sorted(set(lacking) - set(found)):
+        console.warn(
+            f"{name} version {lacking[name]} is declared and not in the registry, so it is not "
+            f"served: ./estate model add FOLDER --version {lacking[name]}, then ./estate up"
+        )
+    write(rehearsal.folder, {**known, **found})
+    return {**known, **found} != known
 
 
 def write(folder: Path, found: Digests) -> Path:
