@@ -53,18 +53,22 @@ def registry(rehearsal: Rehearsal, *, writes: bool = False) -> Registry:
 
 def trusted(rehearsal: Rehearsal) -> list[Path]:
     """The public keys that the rehearsal trusts. Raises EstateError."""
-    config = load(paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml").model_repository
-    keys = config.trusted_keys if config is not None else []
-    files = [one.reference.file for one in keys if one.reference is not None]
-    return [_secret(rehearsal, file) for file in files if file is not None]
+    return [_secret(rehearsal, file) for file in _keys()]
 
 
 def signing_key(rehearsal: Rehearsal) -> Path:
     """The private half of the first of them, by which the rehearsal signs. Raises EstateError."""
-    for public in trusted(rehearsal):
-        if public.name.endswith(PUBLIC):
-            return _secret(rehearsal, str(public.with_suffix("")))
+    for file in _keys():
+        if file.endswith(PUBLIC):
+            return _secret(rehearsal, file.removesuffix(PUBLIC))
     raise EstateError(f"rehearsal {rehearsal.name}", "has no key that signs", "name one by --key")
+
+
+def _keys() -> list[str]:
+    config = load(paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml").model_repository
+    keys = config.trusted_keys if config is not None else []
+    files = [one.reference.file for one in keys if one.reference is not None]
+    return [file for file in files if file is not None]
 
 
 def _secret(rehearsal: Rehearsal, file: str) -> Path:

@@ -18,7 +18,9 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model_repo.oci import Registry
+from components.model_repository import distribution_files as files
+from components.model_repository.config import PUBLISHER, READER
+from model_repo.oci import NotThere, OciError, Registry, described, image_manifest
 from model_repo.repository import Repository
 from rehearsal import paths, tools
 from tests.contract.test_tusd import free_port
@@ -315,3 +317,71 @@ def test_gc_deletes_for_real(declared: Declared) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     assert not list(site.folder.glob(blob)), "until its garbage collection"
     assert clone.repository.verify("digits", "2")
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The two processes of the component, as it configures them, on ports and a disk of the test.
+
+    Their users have PASSWORD.
+    """
+    binary = tools.find(tools.catalogue()["registry"])
+    if binary is None:
+        pytest.skip("registry is not built: ./estate tools build registry")
+    folder = tmp_path_factory.mktemp("doors")
+    urls, running = {}, []
+    for door, user in ((files.PUBLISH, PUBLISHER), (files.READ, READER)):
+        settings = json.loads(files.registry_config(door))
+        port = free_port()
+        settings["http"] |= {"addr": f"127.0.0.1:{port}"}
+        settings["http"]["debug"]["addr"] = f"127.0.0.1:{free_port()}"
+        settings["storage"]["filesystem"]["rootdirectory"] = str(folder / "data")
+        settings["auth"]["htpasswd"]["path"] = str(folder / user)
+        (folder / user).write_text(f"{user}:{_HASH}\n")
+        (folder / f"{door}.yaml").write_text(json.dumps(settings))
+        command = [str(binary), "serve", str(folder / f"{door}.yaml")]
+        with (folder / f"{door}.log").open("w") as log:
+            running.append(subprocess.Popen(command, stderr=log, stdout=log))
+        urls[door] = f"http://127.0.0.1:{port}"
+    try:
+        for url in urls.values():
+            for _ in range(100):
+                try:
+                    assert requests.get(f"{url}/v2/", timeout=1).status_code == 401
+                    break
+                except requests.ConnectionError:
+                    time.sleep(0.1)
+            else:
+                raise TimeoutError(url)
+        yield urls
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(timeout=20)
+
+
+def test_what_one_process_takes_the_other_gives_and_takes_nothing(doors: dict[str, str]) -> None:
+    content, about = b"weights", b"{}"
+    layer, config = described("application/octet-stream", content), described("a/b", about)
+    manifest = image_manifest(config, [layer])
+    writes = Registry(doors["publish"], (PUBLISHER, PASSWORD), writes=True)
+    reads = Registry(doors["read"], (READER, PASSWORD))
+    writes.put_bytes("models/a", layer, content)
+    writes.put_bytes("models/a", config, about)
+    digest = writes.put_manifest("models/a", "1", manifest)
+    assert reads.manifest("models/a", digest) == reads.manifest("models/a", "1")
+    assert b"".join(reads.blob("models/a", layer)) == content
+    with pytest.raises(OciError, match="405"):
+        Registry(doors["read"], (READER, PASSWORD), writes=True).put_bytes(
+            "models/a", described("a/b", b"new"), b"new"
+        )
+    for door, user in (("publish", READER), ("read", PUBLISHER)):
+        with pytest.raises(OciError, match="401"):
+            Registry(doors[door], (user, PASSWORD)).tags("models/a")
+    # Deleted at one door is gone at the other: neither keeps what it has once seen.
+    url = f"{doors['publish']}/v2/models/a/manifests/{digest}"
+    gone = requests.delete(url, auth=(PUBLISHER, PASSWORD), timeout=5)
+    assert gone.status_code == 202
+    with pytest.raises(NotThere):
+        reads.manifest("models/a", digest)
