@@ -327,7 +327,7 @@ _Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its number, or
 _Registry = Annotated[
     str | None,
     typer.Option(
-        help="https://HOST[:PORT][/PATH], else $ESTATE_MODEL_REGISTRY, else the rehearsal's.",
+        help="https://HOST:PORT/PATH, else $ESTATE_MODEL_REGISTRY, else the rehearsal's.",
         metavar="URL",
     ),
 ]
@@ -456,10 +456,11 @@ _Models = Annotated[
     ),
 ]
 _Environments = Annotated[
-    list[str] | None, typer.Option("--environment", help="Repeatable.", metavar="ENV")
+    list[str] | None, typer.Option("--environment", help="Who takes it; repeatable.", metavar="ENV")
 ]
 _EdgeGroups = Annotated[
-    list[str] | None, typer.Option("--edge-group", help="Repeatable.", metavar="GROUP")
+    list[str] | None,
+    typer.Option("--edge-group", help="Who takes it; repeatable.", metavar="GROUP"),
 ]
 _NewContract = Annotated[
     bool, typer.Option("--allow-new-contract", help="Its inputs or outputs may be others.")
@@ -535,7 +536,8 @@ def model_declared(
 @model_app.command("gc")
 def model_gc(
     model: Annotated[
-        list[str] | None, typer.Argument(help="Else every one that is declared.")
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Else every one that is declared."),
     ] = None,
     keep: Annotated[
         int, typer.Option(min=1, help="Of the last numbers, and of model.yaml's last commits.")

@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from components.model_repository.config import HOST, LINKS, PUBLISHER, READER
 from configs.schema import load
-from model_repo import declared
+from model_repo import declared, signing
 from model_repo.declared import FOLDER, REHEARSAL
-from model_repo.oci import NotThere, OciError, Registry, digest_of
+from model_repo.oci import NotThere, OciError, Registry
 from model_repo.repository import Repository
-from rehearsal import access, paths
+from model_repo.version import Digest
+from rehearsal import access, console, paths, training
 from rehearsal.credentials import PUBLIC
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import LOCAL, Rehearsal
@@ -20,6 +23,7 @@ from rehearsal.rehearsal import LOCAL, Rehearsal
 FILE = "models.json"
 """In the rehearsal's folder; ESTATE_MODELS names it."""
 Digests = Mapping[str, Mapping[int, str]]
+_DIGESTS: TypeAdapter[dict[str, dict[int, str]]] = TypeAdapter(dict[str, dict[int, Digest]])
 
 
 def registry(rehearsal: Rehearsal, *, writes: bool = False) -> Registry:
@@ -124,16 +128,16 @@ def bring(rehearsal: Rehearsal) -> bool:
     known = _DIGESTS.validate_json(file.read_bytes()) if file.exists() else {}
     if all(number in known.get(name, {}) for name, number in versions.items()):
         return False
-    repository = Repository(
-        registry(rehearsal, writes=True), signing.trusted(trusted(rehearsal))
-    )
+    repository = Repository(registry(rehearsal, writes=True), signing.trusted(trusted(rehearsal)))
     found = digests(repository, versions)
     lacking = {name: number for name, number in versions.items() if name not in found}
     if lacking:
         key = signing.private_key(signing_key(rehearsal).read_bytes())
         for name, folder in training.folders(lacking).items():
-            with _told():
+            try:
                 stored, _ = repository.add(folder, lacking[name], training.revision(), key)
+            except OciError as error:
+                raise EstateError(error.thing, error.words, "mend that and run again") from None
             found[name] = {lacking[name]: stored.digest}
             console.step(f"model {name} version {lacking[name]}: {stored.digest}")
     for name in sorted(set(lacking) - set(found)):
