@@ -16,7 +16,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
-import grpc  # type: ignore[import-untyped]
+import grpc
 from tritonclient.grpc import service_pb2
 
 from rehearsal import golden

@@ -53,7 +53,16 @@ class Record:
 _PROGRAMS = {
     f"ESTATE_{name}"
     for name in (
-        *("IMAGES", "PLACEHOLDERS", "PROFILES", "REHEARSAL", "REHEARSE", "SCALE", "SECRETS"),
+        *(
+            "IMAGES",
+            "MODELS",
+            "PLACEHOLDERS",
+            "PROFILES",
+            "REHEARSAL",
+            "REHEARSE",
+            "SCALE",
+            "SECRETS",
+        ),
         "SIMULATED",
     )
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Literal
 
-from google.protobuf import (  # type: ignore[import-untyped]
+from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
     message_factory,
