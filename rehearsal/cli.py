@@ -432,7 +432,8 @@ _Environments = Annotated[
     list[str] | None, typer.Option("--environment", help="Who takes it; repeatable.", metavar="ENV")
 ]
 _EdgeGroups = Annotated[
-    list[str] | None, typer.Option("--edge-group", help="Who takes it; repeatable.", metavar="GROUP")
+    list[str] | None,
+    typer.Option("--edge-group", help="Who takes it; repeatable.", metavar="GROUP"),
 ]
 _NewContract = Annotated[
     bool, typer.Option("--allow-new-contract", help="Its inputs or outputs may be others.")
