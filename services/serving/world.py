@@ -89,8 +89,8 @@ class LiveWorld:
             before = repository.show(declared.name, served.digest) if served else None
         except (OciError, OSError) as error:
             return Refusal(gate=gate_of(error), why=str(error)[:500])
-        # As `model promote` asks it: who promoted with --allow-new-contract said so in a review.
-        if before is not None and (changed := contract(before.version, stored.version)):
+        fixed = before is not None and not declared.rollout.allow_new_contract
+        if before is not None and fixed and (changed := contract(before.version, stored.version)):
             return Refusal(gate="contract", why="; ".join(changed)[:500])
         return None
 
