@@ -85,10 +85,14 @@ class LiveWorld:
                     f"{declared.name}@{declared.digest}",
                     f"is version {stored.version.version}, not {declared.version}",
                 )
-            repository.golden(stored)
             before = repository.show(declared.name, served.digest) if served else None
         except (OciError, OSError) as error:
             return Refusal(gate=gate_of(error), why=str(error)[:500])
+        try:
+            repository.golden(stored)
+        except OciError as error:
+            away = gate_of(error) == "registry"
+            return Refusal(gate="registry" if away else "golden", why=str(error)[:500])
         fixed = before is not None and not declared.rollout.allow_new_contract
         if before is not None and fixed and (changed := contract(before.version, stored.version)):
             return Refusal(gate="contract", why="; ".join(changed)[:500])
