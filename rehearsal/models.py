@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -133,9 +134,10 @@ def bring(rehearsal: Rehearsal) -> bool:
     lacking = {name: number for name, number in versions.items() if name not in found}
     if lacking:
         key = signing.private_key(signing_key(rehearsal).read_bytes())
-        for name, folder in training.folders(lacking).items():
+        revision = _revision()
+        for name, folder in _reference(lacking).items():
             try:
-                stored, _ = repository.add(folder, lacking[name], training.revision(), key)
+                stored, _ = repository.add(folder, lacking[name], revision, key)
             except OciError as error:
                 raise EstateError(error.thing, error.words, "mend that and run again") from None
             found[name] = {lacking[name]: stored.digest}
@@ -147,6 +149,29 @@ def bring(rehearsal: Rehearsal) -> bool:
         )
     write(rehearsal.folder, {**known, **found})
     return {**known, **found} != known
+
+
+def _reference(names: Iterable[str]) -> dict[str, Path]:
+    """The folders of those that are reference models, trained once for the image that trains."""
+    found: dict[str, Path] = {}
+    bases = {name: name.rpartition("-")[0] for name in names}
+    for base in sorted(set(bases.values()) & set(training.MODELS)):
+        out = paths.ensure(paths.cache() / "models" / training.digest()[7:23], "cache")
+        own = {name: out / name for name, one in bases.items() if one == base}
+        if not all(folder.is_dir() for folder in own.values()):
+            training.train(base, out)
+        found |= {name: folder for name, folder in own.items() if folder.is_dir()}
+    return found
+
+
+def _revision() -> str:
+    """The last commit of the code that trains; zeros where there is no Git."""
+    command = ["git", "-C", str(paths.root()), "log", "-1", "--format=%H", "--", training.CODE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return training.NO_COMMIT
+    return done.stdout.strip() or training.NO_COMMIT
 
 
 def write(folder: Path, found: Digests) -> Path:
