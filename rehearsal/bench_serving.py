@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rehearsal import console, provenance
+from rehearsal import bench, console, provenance
 from rehearsal.access import INFERENCE
 from rehearsal.clients import exclusive
 from rehearsal.drills.harness import is_green
@@ -26,7 +26,6 @@ from rehearsal.drills.serving import SETTLE_S, Stage, declare, stage
 from rehearsal.errors import EstateError
 from rehearsal.load import Load
 from rehearsal.load_figures import Plan, Result
-from rehearsal.rehearsal import Rehearsal
 from rehearsal.serving_state import Version
 
 GATEWAY, DIRECT = "gateway", "direct"
@@ -161,7 +160,7 @@ def served(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 def run(name: str, out: Path | None) -> int:
     """Measure a green rehearsal that serves models; 0 when every figure could be taken."""
-    rehearsal = Rehearsal(name)
+    rehearsal = bench.real(name)
     provenance.writable(out)
     with exclusive(rehearsal, "bench"):
         if not is_green(rehearsal, settle_s=60):
