@@ -73,6 +73,8 @@ class Sync:
         """Whether the assignments were read once."""
         self._ready: dict[str, set[int]] = {}
         self._live = False
+        self._filled = False
+        """Whether this Triton served all that was assigned, once since it began."""
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="model")
 
     def assign(self, assigned: Mapping[str, Assigned]) -> None:
@@ -86,6 +88,7 @@ class Sync:
             self._ready = self._triton.ready() if self._live else {}
         except TritonError:
             self._ready = {}
+        self._fill()
         if not self._live or not self._known:
             return
         for name in {*self._models, *self._assigned}:
@@ -100,6 +103,18 @@ class Sync:
                 model.tried = time.monotonic()
                 model.work = self._pool.submit(self._bring, name, model, wanted)
         self._measure()
+
+    def _fill(self) -> None:
+        if not self._live or (self._assigned and not self._ready):
+            self._filled = False  # it began anew
+        elif self._known and all(map(self._settled, self._assigned)):
+            self._filled = True
+
+    def _settled(self, name: str) -> bool:
+        """Whether a model is served in some version, or none of them can be."""
+        refused = self._models.get(name, _Model()).refused
+        versions = self._assigned[name].versions
+        return bool(self._ready.get(name)) or all(_final(refused.get(one)) for one in versions)
 
     def _told(self, name: str, model: _Model) -> None:
         if model.work is not None and (error := model.work.exception()) is not None:
@@ -211,15 +226,14 @@ class Sync:
         return VersionStatus(digest=one.digest, state="loading" if model.busy else "waiting")
 
     def ready(self) -> bool:
-        """Whether requests may come: every model that is assigned is served in some version.
+        """Whether requests may come: this Triton has served all that was assigned.
 
-        The canary's pods are ready without: what does not load there gets no traffic.
+        Another model that is assigned later takes none of them away. The canary's pods are ready
+        without: what does not load there gets no traffic.
         """
-        if not self._live or not self._known:
-            return False
         if self._settings.track == "canary":
-            return True
-        return all(self._ready.get(name) for name in self._assigned)
+            return self._live and self._known
+        return self._filled
 
 
 def gate_of(error: Exception) -> Gate:
