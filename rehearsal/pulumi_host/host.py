@@ -25,7 +25,7 @@ from types import FrameType
 from typing import IO, Any, TypeVar, cast
 
 import grpc  # type: ignore[import-untyped]  # comes without stubs
-from google.protobuf import empty_pb2, json_format  # type: ignore[import-untyped]  # as grpc
+from google.protobuf import empty_pb2, json_format
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 
 from rehearsal.pulumi_host import launch
