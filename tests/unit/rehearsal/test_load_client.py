@@ -37,7 +37,10 @@ class Fake:
     """A sender that does what it is told."""
 
     def __init__(self, do: Callable[[int], Awaitable[Answer]]) -> None:
-        self.send = do
+        self._do = do
+
+    async def send(self, number: int) -> Answer:
+        return await self._do(number)
 
     async def close(self) -> None:
         """Nothing is open."""

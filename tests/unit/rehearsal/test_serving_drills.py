@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +294,7 @@ class FakePublisher:
 
     def add(self, kind: str, source: str) -> tuple[Version, dict[str, str]]:
         self.number += 1
-        return Version(self.number, f"sha256:{kind}"), {}
+        return Version(self.number, f"sha256:{kind}"), {"model.onnx": "sha256:0"}
 
     def sign(self, digest: str) -> None:
         self.signed.append(digest)
@@ -348,14 +352,15 @@ def test_promote_and_back(monkeypatch: pytest.MonkeyPatch, folders: Folders) -> 
     loads = {key: result(*"1121") for key in ("http", "grpc")}
     stage = staged(monkeypatch, {}, loads)
     outcome = serving_delivery.promote(stage)
-    assert outcome.wrong == [] and not outcome.met  # nobody has looked whether it is green
-    outcome.green = True
-    assert outcome.met
+    assert outcome.wrong == []
+    # Until somebody has looked whether it is green, it is not met.
+    assert [outcome.met, replace(outcome, green=True).met] == [False, True]
     assert [what for _, what in outcome.events if what.startswith("declare")] == [
         "declare version 2",
         "declare version 1",
     ]
-    assert {plan.rate for plan in stage.load.started} == {200.0, 20.0}  # type: ignore[attr-defined]
+    load: Any = stage.load
+    assert {plan.rate for plan in load.started} == {200.0, 20.0}
     assert json.dumps(outcome.json_object())
 
 
@@ -364,15 +369,6 @@ def test_each_broken_version_is_declared_and_taken_back(
 ) -> None:
     stage = staged(monkeypatch, RIGHT, {key: result(*"111") for key in ("http", "grpc")})
     publisher: Any = stage.publisher
-    publisher_files = {"model.onnx": "sha256:0"}
-    monkeypatch.setattr(
-        FakePublisher,
-        "add",
-        lambda self, kind, _: (
-            setattr(self, "number", self.number + 1)
-            or (Version(self.number, f"sha256:{kind}"), publisher_files)
-        ),
-    )
     outcome = serving_delivery.broken(stage)
     assert outcome.wrong == []
     cases = outcome.figures["cases"]
@@ -399,6 +395,15 @@ def test_a_version_that_nothing_stops_is_a_missed_drill(
 def test_what_can_be_broken_is_made_by_the_publisher() -> None:
     assert {broken.kind for broken in BROKEN} - {"missing"} == set(KINDS) - {"good"}
     assert all(set(broken.gates) <= set(serving_state.GATES) for broken in BROKEN)
+
+
+def test_a_killed_process_is_waited_for_until_its_files_are_closed() -> None:
+    running = subprocess.Popen(["sleep", "60"])
+    threading.Timer(0.2, running.kill).start()
+    began = time.monotonic()
+    closed = serving_kill._closed(running.pid)
+    assert 0.15 < closed - began < 5
+    running.wait()  # a zombie until now
 
 
 def test_one_replica_is_no_place_for_a_kill(
