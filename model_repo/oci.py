@@ -46,6 +46,10 @@ class NotThere(OciError):
     """The registry has no such repository, manifest or blob."""
 
 
+class Silent(OciError):
+    """The registry did not answer, or broke off: nothing is said of what was asked for."""
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """What a manifest says of a blob."""
@@ -353,7 +357,7 @@ class Registry:
                     allow_redirects=method in ("GET", "HEAD"),
                 )
         except requests.RequestException as error:
-            raise OciError(thing, f"{self.host} does not answer: {error}") from None
+            raise Silent(thing, f"{self.host} does not answer: {error}") from None
 
     def _as(self, scope: str) -> dict[str, str]:
         if token := self._tokens.get(scope):
@@ -434,7 +438,7 @@ def _pieces(answer: requests.Response, thing: str, most: int) -> Iterator[bytes]
                     raise OciError(thing, f"more than {most} bytes came")
                 yield piece
         except requests.RequestException as error:
-            raise OciError(thing, f"broke off: {error}") from None
+            raise Silent(thing, f"broke off: {error}") from None
 
 
 def parsed(content: bytes, thing: str) -> dict[str, Any]:
