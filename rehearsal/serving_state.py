@@ -1,36 +1,16 @@
-"""What the controller says of a model's delivery: ConfigMap `serving-state`, one key per model."""
+"""What the controller says of a model's delivery: ConfigMap `serving-state`, a key per model."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rehearsal.access import SERVING
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api
 from rehearsal.rehearsal import Rehearsal
+from services.serving.model import STATE, Progress, Refused, Version
 
-STATE = "serving-state"
 PROFILE = "serving"
-GATES = ("signature", "digest", "contract", "load", "golden", "latency", "errors")
-"""A reason begins with the gate that stopped the version, and a colon."""
-STOPPED = ("rejected", "rolled-back")
-"""Phases of a candidate that gets no traffic any more."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version by number and digest."""
-
-    version: int
-    digest: str
-
-    @classmethod
-    def of(cls, value: Mapping[str, Any] | None) -> Version | None:
-        """From its JSON; None for none."""
-        return cls(int(value["version"]), str(value["digest"])) if value else None
 
 
 @dataclass(frozen=True)
@@ -41,42 +21,32 @@ class Delivery:
     candidate: Version | None
     weight: int
     phase: str
-    reason: str
-    since: str
+    refused: Refused | None = None
 
     @property
     def gate(self) -> str | None:
-        """What stopped the version that was to come; None when nothing did."""
-        if self.phase not in STOPPED:
-            return None
-        gate = self.reason.partition(":")[0].strip()
-        return gate if gate in GATES else "unknown"
+        """What stopped the version that is declared; None when nothing did."""
+        return self.refused.gate if self.refused else None
+
+    @property
+    def reason(self) -> str:
+        """Why that gate stopped it."""
+        return self.refused.why if self.refused else ""
 
     @property
     def words(self) -> str:
         """In one line."""
         stable = "none" if self.stable is None else str(self.stable.version)
-        if self.candidate is None:
-            said = f"{self.phase}, stable {stable}"
-        else:
-            said = f"{self.phase}, stable {stable}, {self.candidate.version} at {self.weight} %"
-        return f"{said} ({self.reason})" if self.reason else said
+        said = f"{self.phase}, stable {stable}"
+        if self.candidate is not None:
+            said = f"{said}, {self.candidate.version} at {self.weight} %"
+        return f"{said} ({self.gate}: {self.reason})" if self.refused else said
 
 
 def parse(text: str) -> Delivery:
     """A value of the ConfigMap. Raises ValueError when it is none."""
-    try:
-        value = json.loads(text)
-        return Delivery(
-            Version.of(value["stable"]),
-            Version.of(value["candidate"]),
-            int(value.get("weight") or 0),
-            str(value["phase"]),
-            str(value.get("reason") or ""),
-            str(value.get("since") or ""),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{STATE}: no state of a model: {error!r}") from None
+    at = Progress.model_validate_json(text)
+    return Delivery(at.stable, at.candidate, at.weight, at.phase, at.refused)
 
 
 def read(api: Api, model: str) -> Delivery | None:

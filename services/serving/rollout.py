@@ -7,7 +7,7 @@ that it returned before.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from model_repo.declared import Rollout
 from services.serving.model import (
@@ -47,17 +47,28 @@ class Loaded:
         return self.pods > 0 and self.ready == self.pods
 
 
+class Pending:
+    """There is no answer yet: it is asked for again in the next round."""
+
+
+PENDING: Final = Pending()
+Verdict = Refusal | Pending | None
+
+
 class World(Protocol):
     """What is asked of registry, pods and gateway."""
 
-    def verify(self, declared: Declared, served: Version | None) -> Refusal | None:
+    def verify(self, declared: Declared, served: Version | None) -> Verdict:
         """Signature, digest, and the contract: the same tensors as the version that is served."""
 
     def loaded(self, track: Track, declared: Declared, version: Version) -> Loaded:
         """Which pods have it."""
 
-    def golden(self, declared: Declared) -> Refusal | None:
+    def golden(self, declared: Declared) -> Verdict:
         """Whether the canary's pods answer the golden set, and quickly enough."""
+
+    def told(self) -> bool:
+        """Whether every gateway that takes requests has the weights of the round before."""
 
     def seen(self, declared: Declared) -> Seen:
         """Requests and failures of the canary's track."""
@@ -76,8 +87,7 @@ def advance(declared: Declared, at: Progress, world: World, now: float) -> Progr
         case "idle":
             return _idle(declared, at, now)
         case "verifying":
-            refusal = world.verify(declared, at.stable)
-            return _refuse(at, refusal, now) if refusal else _phase(at, "loading", now)
+            return _verifying(declared, at, world, now)
         case "loading":
             return _loading(declared, at, world, now)
         case "golden":
@@ -87,7 +97,8 @@ def advance(declared: Declared, at: Progress, world: World, now: float) -> Progr
         case "promoting":
             return _promoting(declared, at, world, now)
         case "draining":
-            done = now - at.since >= DRAIN_S
+            # A gateway that was not told yet may still send requests to it.
+            done = now - at.since >= DRAIN_S and world.told()
             return _phase(at, "idle", now, candidate=None) if done else at
 
 
@@ -134,14 +145,22 @@ def _idle(declared: Declared, at: Progress, now: float) -> Progress:
 
 
 def _again(refused: Refused, now: float) -> bool:
-    return refused.gate == "registry" and now - refused.at >= RETRY_S
+    return refused.again and now - refused.at >= RETRY_S
+
+
+def _verifying(declared: Declared, at: Progress, world: World, now: float) -> Progress:
+    verdict = world.verify(declared, at.stable)
+    if isinstance(verdict, Pending):
+        return at
+    return _refuse(at, verdict, now) if verdict else _phase(at, "loading", now)
 
 
 def _late(at: Progress, loaded: Loaded, track: Track, now: float) -> Progress:
     if now - at.since < LOAD_S:
         return at
     words = f"{loaded.ready} of {loaded.pods} pods ({track}) have it ready after {LOAD_S:.0f} s"
-    return _refuse(at, Refusal(gate="load", why=words), now)
+    # Pods may be about to come, or an image; the version itself was not refused.
+    return _refuse(at, Refusal(gate="load", why=words, passing=True), now)
 
 
 def _loading(declared: Declared, at: Progress, world: World, now: float) -> Progress:
@@ -152,8 +171,14 @@ def _loading(declared: Declared, at: Progress, world: World, now: float) -> Prog
 
 
 def _golden(declared: Declared, at: Progress, world: World, now: float) -> Progress:
-    if refusal := world.golden(declared):
-        return _refuse(at, refusal, now)
+    loaded = world.loaded("canary", declared, declared.wanted)
+    if not loaded.everywhere:  # a pod was begun anew meanwhile: who is not asked proves nothing
+        return _late(at, loaded, "canary", now)
+    verdict = world.golden(declared)
+    if isinstance(verdict, Pending):
+        return at
+    if verdict:
+        return _refuse(at, verdict, now)
     known = at.stable is None or declared.wanted in at.before
     if known or not declared.rollout.steps:
         return _phase(at, "promoting", now)
@@ -184,6 +209,8 @@ def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progr
     if took < step.for_s or waits:
         weight = step.weight
         return at if at.weight == weight else at.model_copy(update={"weight": weight})
+    if not world.told():  # what was seen is not what this share of the requests would have shown
+        return at
     if at.step + 1 < len(rollout.steps):
         return _step(declared, at, world, at.step + 1, now)
     return _phase(at, "promoting", now)
@@ -198,10 +225,10 @@ def judged(
     `min_requests` and more.
     """
     allowed = rollout.max_error_rate * max(seen.requests, rollout.min_requests, 1)
-    if seen.failures > allowed:
+    if seen.failed > allowed:
         return _against(
             "errors",
-            f"{seen.failures} of {seen.requests} requests failed, max_error_rate is "
+            f"{seen.failed} of {seen.requests} requests failed, max_error_rate is "
             f"{rollout.max_error_rate:g}",
         )
     if latency_ms is None or seen.requests < rollout.min_requests:

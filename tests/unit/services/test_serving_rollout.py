@@ -11,8 +11,10 @@ from services.serving.model import Declared, Phase, Progress, Refusal, Seen, Tra
 from services.serving.rollout import (
     DRAIN_S,
     LOAD_S,
+    PENDING,
     RETRY_S,
     Loaded,
+    Verdict,
     advance,
     assigned,
     judged,
@@ -44,8 +46,8 @@ def declared(number: int, rollout: Rollout = ROLLOUT) -> Declared:
 
 @dataclass
 class FakeWorld:
-    verdict: Refusal | None = None
-    at_golden: Refusal | None = None
+    verdict: Verdict = None
+    at_golden: Verdict = None
     pods: dict[Track, Loaded] = field(
         default_factory=lambda: {"stable": Loaded(2, 2), "canary": Loaded(1, 1)}
     )
@@ -54,15 +56,19 @@ class FakeWorld:
         default_factory=lambda: {"stable": 2.0, "canary": 2.0}
     )
     verified: int = 0
+    weights_known: bool = True
 
-    def verify(self, declared: Declared, served: Version | None) -> Refusal | None:
+    def verify(self, declared: Declared, served: Version | None) -> Verdict:
         self.verified += 1
         return self.verdict
+
+    def told(self) -> bool:
+        return self.weights_known
 
     def loaded(self, track: Track, declared: Declared, version: Version) -> Loaded:
         return self.pods[track]
 
-    def golden(self, declared: Declared) -> Refusal | None:
+    def golden(self, declared: Declared) -> Verdict:
         return self.at_golden
 
     def seen(self, declared: Declared) -> Seen:
@@ -245,6 +251,82 @@ def test_a_refused_version_is_tried_again_when_another_was_declared_meanwhile() 
     assert run.at.refused is None
     run.declared, run.world.verdict = declared(2), None
     run.until("canary")
+
+
+def test_what_is_not_answered_yet_is_waited_for() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.world.verdict = run.world.at_golden = PENDING
+    assert {run.step().phase for _ in range(300)} == {"verifying"}
+    run.world.verdict = None
+    run.until("golden")
+    assert {run.step().phase for _ in range(300)} == {"golden"}
+    run.world.at_golden = None
+    run.until("canary")
+
+
+def test_nobody_is_asked_the_golden_set_before_all_pods_have_it_again() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("golden")
+    for none in (Loaded(0, 0), Loaded(1, 2)):
+        run.world.pods["canary"] = none
+        assert run.step().phase == "golden"
+    run.world.pods["canary"] = Loaded(2, 2)
+    assert run.step().phase == "canary"
+
+
+def test_pods_that_were_not_there_in_time_are_waited_for_again() -> None:
+    run = Run()
+    run.world.pods["canary"] = Loaded(0, 0)
+    run.until("draining", most=int(LOAD_S) + 20)
+    assert run.at.refused and run.at.refused.again
+    run.until("idle")
+    run.world.pods["canary"] = Loaded(1, 1)
+    run.until("promoting", most=int(RETRY_S) + 10)
+
+
+def test_what_a_pod_refused_is_not_tried_again() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.world.pods["canary"] = Loaded(0, 1, Refusal(gate="load", why="no such op"))
+    run.until("draining")
+    run.world.pods["canary"] = Loaded(1, 1)
+    run.until("idle")
+    assert {run.step().phase for _ in range(300)} == {"idle"}
+
+
+def test_a_version_is_there_until_no_gateway_sends_it_requests() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("canary")
+    run.world.counts = Seen(requests=10, failures=3)
+    run.step()
+    run.world.weights_known = False
+    for _ in range(60):
+        assert run.step().phase == "draining"
+        assert assigned(run.declared, run.at)["canary"] is not None
+    run.world.weights_known = True
+    assert run.step().phase == "idle"
+
+
+def test_a_step_does_not_end_before_the_gateways_have_its_weight() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("canary")
+    run.world.weights_known = False
+    for _ in range(200):
+        assert (run.step().phase, run.at.step) == ("canary", 0)
+    run.world.counts = Seen(requests=100, errors=2)  # of which Triton tells
+    assert run.step().phase == "draining"
+    assert run.at.refused and run.at.refused.gate == "errors"
+
+
+def test_failures_of_before_are_not_this_step_s_and_hide_none() -> None:
+    base = Seen(requests=100, failures=7, errors=0)
+    assert Seen(requests=120, failures=7, errors=3).since(base).failed == 3
+    assert Seen(requests=120, failures=7, errors=0).since(base).failed == 0
+    assert Seen(requests=5, failures=1).since(base) == Seen(requests=5, failures=1)
 
 
 def test_who_takes_the_declaration_back_ends_the_canary() -> None:
