@@ -150,7 +150,11 @@ class Sync:
         newest = good[-1]
         told = model.stored[newest].version
         text = layout.configuration(
-            told, wanted.serving, [one.version for one in good], native=self._settings.native
+            told,
+            wanted.serving,
+            [one.version for one in good],
+            native=self._settings.native,
+            gpu=self._settings.gpu,
         )
         folders = {one.version: self._folder(name, one) for one in good}
         try:
