@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.flows import Port
-from components.model import GPU, Model, Resources, immutable, problem, refuse
+from components.model import GPU, Model, Resources, Spread, immutable, problem, refuse
 
 Namespace = Literal[
     "platform",
@@ -79,6 +79,7 @@ class KedaConfig(Model):
 
     replicas: int = Field(default=2, ge=1, le=4)
     resources: Resources = Resources(cpu_request_m=50, memory_request_mib=128, memory_limit_mib=512)
+    spread: Spread = "prefer"
     protect: bool = True
 
 

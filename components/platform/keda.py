@@ -18,7 +18,7 @@ from components.authority import Authority
 from components.checks import ExpectedPods
 from components.dashboards import HERE, Dashboard, graph, operator_dashboard, quiet, rate
 from components.flows import PROMETHEUS, Flow, Pods, asks_api, called_by_api, scraped
-from components.model import Image
+from components.model import Image, topology_spread
 from components.platform.config import KedaConfig
 from components.platform.namespaces import AUTOSCALING
 from components.platform.release import Manifest, Object, annotate, apply_release
@@ -53,6 +53,8 @@ _COMMANDS = {OPERATOR: "/keda", ADAPTER: "/keda-adapter"}
 _METRICS_PORT, _SERVICE_PORT, _API_PORT = 8080, 9666, 6443  # of the release manifests
 _PROMETHEUS_PORT = 9090
 _CERTIFICATES, _AUTHORITY = "/certs", "/custom/ca"
+_METRICS = ("s0-prometheus",)
+"""What KEDA calls the first trigger of a ScaledObject; the estate's have one each."""
 _RBAC = "rbac.authorization.k8s.io"
 _rule = k8s.rbac.v1.PolicyRuleArgs
 _READ = ["get", "list", "watch"]
@@ -118,6 +120,7 @@ class Keda(Component):
                     selector=pods.selector,
                     count=config.replicas,
                     resources=config.resources,
+                    spread=config.spread,
                 )
             )
             self.flows.append(asks_api(pods))
@@ -212,7 +215,7 @@ class Keda(Component):
             *self._cluster_role(OPERATOR, [kinds, sources], self._subject(OPERATOR)),
             *self._cluster_role(
                 "keda-external-metrics-reader",
-                [_rule(api_groups=["external.metrics.k8s.io"], resources=["*"], verbs=_READ)],
+                [_reads("external.metrics.k8s.io", *_METRICS)],
                 controller,
             ),
             self._cluster_binding(
@@ -383,6 +386,9 @@ def _harden(
     scaled: Sequence[str],
     images: Mapping[str, Image],
 ) -> None:
+    pod["topologySpreadConstraints"] = topology_spread(
+        config.spread, PODS[name].selector, config.replicas
+    )
     pod["serviceAccountName"] = name
     pod["automountServiceAccountToken"] = True
     pod["enableServiceLinks"] = False
