@@ -44,8 +44,7 @@ SENSORS_TOPIC = "sensors.raw"
 DEAD_LETTERS_TOPIC = "sensors.dead-letter"
 TRANSFER = f"transfer.{transfer_config.NAMESPACE}.svc.cluster.local"
 SERVING = "serving"
-MODEL_REGISTRY = f"https://model-registry.{SERVING}.svc.cluster.local:5001"
-"""Read-only; versions are added at another port."""
+_REGISTRY = f"https://model-registry.{SERVING}.svc.cluster.local"
 INFERENCE = f"https://inference.{SERVING}.svc.cluster.local:443"
 _LAKE = transfer_config.NAMESPACE
 _S3_SECRET = f"s3-{transfer_config.USER}"
@@ -86,12 +85,16 @@ class Access:
     mongodb_host: str = "mongodb.datalake.svc.cluster.local"
     mongodb_password: str | None = field(default=None, repr=False)
     """Of user `verify`; None where the rehearsal has no documents."""
-    model_registry: str = MODEL_REGISTRY
+    model_registry: str = f"{_REGISTRY}:5001"
+    model_registry_writes: str = f"{_REGISTRY}:5000"
     model_reader: str = "reader"
     model_reader_password: str = field(default="", repr=False)
-    """Empty where no models are served."""
+    """Empty, as all of models, where none is served."""
+    model_publisher: str = "publisher"
+    model_publisher_password: str = field(default="", repr=False)
     model_trust: str = ""
     """Public keys (PEM, one after another) of which one must have signed a version."""
+    model_signing_key: str = field(default="", repr=False)
 
     def to_json(self) -> str:
         """One line, for the standard input of a process inside."""
@@ -193,8 +196,8 @@ def of(rehearsal: Rehearsal) -> Access:
     documents = environment.with_profiles(rehearsal.required().profiles).mongodb
     users = documents.users if documents is not None else []
 
-    def password(ref: SecretRef) -> str:
-        file = rehearsal.folder / "secrets" / str(ref.file)
+    def secret(name: str) -> str:
+        file = rehearsal.folder / "secrets" / name
         try:
             return file.read_text().rstrip("\n")
         except OSError as error:
@@ -202,9 +205,13 @@ def of(rehearsal: Rehearsal) -> Access:
                 f"secret {file}", error.strerror or error, "run ./estate up, which makes it"
             ) from None
 
+    def password(ref: SecretRef) -> str:
+        return secret(str(ref.file))
+
     here = environment.with_profiles(rehearsal.required().profiles)
     lake, pipeline = here.transfer is not None, here.pipeline is not None
     objects = here.ceph is not None
+    models = SERVING in rehearsal.required().profiles
     return Access(
         ca=authority(rehearsal),
         token_key=lake_secret(rehearsal, transfer_config.TOKEN_SECRET, "tls.key") if lake else "",
@@ -225,6 +232,10 @@ def of(rehearsal: Rehearsal) -> Access:
         postgres_user=postgres.owner.name,
         postgres_password=password(postgres.owner.password),
         database=postgres.database,
+        model_reader_password=secret("models/reader") if models else "",
+        model_publisher_password=secret("models/publisher") if models else "",
+        model_trust=secret("models/signing.pub") if models else "",
+        model_signing_key=secret("models/signing") if models else "",
         mongodb_password=next((password(u.password) for u in users if u.name == VERIFY_USER), None),
     )
 

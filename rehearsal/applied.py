@@ -129,6 +129,8 @@ def _inputs(rehearsal: Rehearsal, environment: Environment) -> Iterator[tuple[st
     yield "record", json.dumps(asdict(rehearsal.required()) | {"routes": {}}).encode()
     for name in ("tools.json", "images.json"):
         yield name, (rehearsal.folder / name).read_bytes()
+    models = rehearsal.folder / "models.json"
+    yield models.name, models.read_bytes() if models.exists() else b""
     for path, ref in secret_refs(environment):
         if ref.file is not None:
             yield path, (rehearsal.folder / "secrets" / ref.file).read_bytes()

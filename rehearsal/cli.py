@@ -188,7 +188,10 @@ def drill(
 @app.command(rich_help_panel="Proof")
 def bench(
     what: Annotated[
-        str, typer.Argument(help="estate: a green rehearsal; engine: Pulumi beside kubectl.")
+        str,
+        typer.Argument(
+            help="estate: a green rehearsal; engine: Pulumi beside kubectl; serving: models."
+        ),
     ] = "estate",
     name: Name = "local",
     count: Annotated[
@@ -201,8 +204,10 @@ def bench(
         _call("rehearsal.bench:run", name=name, out=out)
     elif what == "engine":
         _call("rehearsal.bench_engine:run", count, out)
+    elif what == "serving":
+        _call("rehearsal.bench_serving:run", name=name, out=out)
     else:
-        raise UsageError("bench", repr(what), "use estate or engine")
+        raise UsageError("bench", repr(what), "use estate, engine or serving")
 
 
 @app.command(rich_help_panel="Proof", context_settings=RAW)
@@ -322,7 +327,7 @@ _Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its number, or
 _Registry = Annotated[
     str | None,
     typer.Option(
-        help="https://HOST[:PORT][/PATH], else $ESTATE_MODEL_REGISTRY, else the rehearsal's.",
+        help="https://HOST:PORT/PATH, else $ESTATE_MODEL_REGISTRY, else the rehearsal's.",
         metavar="URL",
     ),
 ]
@@ -451,10 +456,11 @@ _Models = Annotated[
     ),
 ]
 _Environments = Annotated[
-    list[str] | None, typer.Option("--environment", help="Repeatable.", metavar="ENV")
+    list[str] | None, typer.Option("--environment", help="Who takes it; repeatable.", metavar="ENV")
 ]
 _EdgeGroups = Annotated[
-    list[str] | None, typer.Option("--edge-group", help="Repeatable.", metavar="GROUP")
+    list[str] | None,
+    typer.Option("--edge-group", help="Who takes it; repeatable.", metavar="GROUP"),
 ]
 _NewContract = Annotated[
     bool, typer.Option("--allow-new-contract", help="Its inputs or outputs may be others.")
@@ -530,7 +536,8 @@ def model_declared(
 @model_app.command("gc")
 def model_gc(
     model: Annotated[
-        list[str] | None, typer.Argument(help="Else every one that is declared.")
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Else every one that is declared."),
     ] = None,
     keep: Annotated[
         int, typer.Option(min=1, help="Of the last numbers, and of model.yaml's last commits.")

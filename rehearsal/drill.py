@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rehearsal import console, provenance
+from rich.markup import escape
+
+from rehearsal import console, provenance, serving_drills
 from rehearsal.clients import exclusive
 from rehearsal.drills import (
     ceph_osd,
@@ -64,7 +66,7 @@ def choose(which: Sequence[str]) -> list[Drill]:
     """The drills named, in the order of the list; `all` names every one. Raises UsageError."""
     unknown = [name for name in which if name not in (*DRILLS, "all")]
     if unknown:
-        own = (*OWN, IMAGES, restore.NAME)
+        own = (*OWN, IMAGES, restore.NAME, *serving_drills.DRILLS)
         if unknown[0] in own:
             raise UsageError(
                 "drill", unknown[0], f"it runs alone, none beside it: ./estate drill {unknown[0]}"
@@ -87,6 +89,9 @@ def run(
         return _run_own(which[0], out, count, 1 if seed is None else seed)
     if which == [IMAGES]:
         return _run_images(name, out, count, seed)
+    if which and set(which) <= set(serving_drills.DRILLS):
+        _none_taken(count, seed)
+        return _run_serving(name, which, out)
     if which == [restore.NAME]:
         _none_taken(count, seed)
         provenance.writable(out)
@@ -104,6 +109,7 @@ def run(
             ]
             + [(IMAGES, f"2,000 {_IMAGES_TITLE}", "each once, none lost")]
             + [(restore.NAME, restore.TITLE, "0 differences")]
+            + [(one.id, one.title, one.wanted) for one in serving_drills.DRILLS.values()]
             + [(key, title, "converges, nothing left over") for key, (title, _, _) in OWN.items()],
         )
         console.say("run one: ./estate drill NAME, or all of them: ./estate drill all")
@@ -176,6 +182,29 @@ def _run_images(name: str, out: Path | None, count: int | None, seed: int | None
         provenance.write(out, f"drill {IMAGES}", **result.json_object())
         images.show(result)
     return 0 if result.met else 1
+
+
+def _run_serving(name: str, which: Sequence[str], out: Path | None) -> int:
+    """Drills of serving, one after another; 0 when all was as it must be in each."""
+    rehearsal = _real(name)
+    if serving_drills.PROFILE not in rehearsal.required().profiles:
+        raise _lacks(which[0], serving_drills.PROFILE, rehearsal)
+    provenance.writable(out)
+    found: list[serving_drills.Outcome] = []
+    with _green(rehearsal):
+        for one in (drill for key, drill in serving_drills.DRILLS.items() if key in which):
+            console.step(f"drill {one.id}: {one.title}")
+            found.append(serving_drills.perform(one, rehearsal, _say))
+            serving_drills.show(found[-1])
+            provenance.write(out, "drill", drills=[outcome.json_object() for outcome in found])
+            if not found[-1].green:
+                console.warn(f"not green after {one.id}; the drills after it are left out")
+                break
+    return 0 if len(found) == len(set(which)) and all(outcome.met for outcome in found) else 1
+
+
+def _say(text: str) -> None:
+    console.say(f"  {escape(text)}")
 
 
 def _present(drills: Sequence[Drill], rehearsal: Rehearsal, named: Sequence[str]) -> list[Drill]:

@@ -20,6 +20,7 @@ from rehearsal.rehearsal import Rehearsal
 
 _READY_S, _ANSWER_S = 60.0, 30.0
 _LOOK_S = 0.5
+TIMELINE = ("second", "sent", "answered", "failed", "sent again", "p99", "versions")
 
 
 class Load:
@@ -45,7 +46,7 @@ class Load:
         self.seconds: dict[str, list[Second]] = {}
         self.results: dict[str, Result] = {}
         self.notes: list[tuple[float, str]] = []
-        self._counted: list[dict[str, int]] = []
+        self._answers: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Load:
         try:
@@ -93,16 +94,26 @@ class Load:
             self.listen(0.2)
         return self.results[key]
 
-    def in_flight(self, at: float) -> dict[str, int]:
-        """How many first attempts were under way at a moment, by load."""
-        self._counted.clear()
-        self._clients.send("in_flight", at=at)
+    def in_flight(self, since: float, until: float) -> dict[str, int]:
+        """How many first attempts were under way at some moment between two, by load."""
+        counted = self._ask("in_flight", since=since, until=until)["counted"]
+        assert isinstance(counted, dict)
+        return counted
+
+    def fetch(self, url: str) -> Any:
+        """The JSON that a GET answers inside the sandbox; None for everything else."""
+        return self._ask("fetch", "fetched", url=url)["content"]
+
+    def _ask(self, command: str, event: str = "", **values: Any) -> dict[str, Any]:
+        wanted = event or command
+        self._answers.pop(wanted, None)
+        self._clients.send(command, **values)
         deadline = time.monotonic() + _ANSWER_S
-        while not self._counted:
+        while wanted not in self._answers:
             if time.monotonic() > deadline:
-                raise EstateError("load", f"no count after {_ANSWER_S:.0f} s", "")
+                raise EstateError(f"load's {command}", f"no answer in {_ANSWER_S:.0f} s", "")
             self.listen(0.1)
-        return self._counted[0]
+        return self._answers[wanted]
 
     def _heard(self, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -110,8 +121,8 @@ class Load:
                 self.seconds[event["key"]].append(Second(**event["second"]))
             case "result":
                 self.results[event["key"]] = Result.of(event["result"])
-            case "in_flight":
-                self._counted.append(event["counted"])
+            case "in_flight" | "fetched":
+                self._answers[event["event"]] = event
             case "unknown":
                 text = f"version {event['version']} cannot be judged: {event['why']}"
                 self.notes.append((time.monotonic(), text))

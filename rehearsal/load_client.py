@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from model_repo import signing
 from model_repo.oci import OciError, Registry
 from model_repo.repository import Repository, place
@@ -27,6 +29,7 @@ from rehearsal.load_senders import Failed, GrpcSender, HttpSender, Sender, words
 
 _AHEAD_S = 0.05  # before the first request is due
 _RETRY_AFTER_S = 0.02
+_FETCH_S = 5.0
 
 
 class Judge:
@@ -190,7 +193,7 @@ class Process:
             self._sets[version] = self.know(version, digest)
 
     def take(self, command: dict[str, Any]) -> None:
-        """`start` a load, `end` one, `know` a version, say what was `in_flight`."""
+        """`start` a load, `end` one, `know` a version, say what was `in_flight`, `fetch` a URL."""
         match command["command"]:
             case "start":
                 self._spawn(self._load(str(command["key"]), Plan.of(command["plan"])))
@@ -199,9 +202,11 @@ class Process:
             case "know":
                 self._spawn(self._learn(str(command["version"]), str(command["digest"])))
             case "in_flight":
-                at = float(command["at"])
-                counted = {key: one.tally.in_flight(at) for key, one in self._running.items()}
-                clients.emit("in_flight", at=at, counted=counted)
+                moments = float(command["since"]), float(command["until"])
+                counted = {key: one.tally.in_flight(*moments) for key, one in self._running.items()}
+                clients.emit("in_flight", counted=counted)
+            case "fetch":
+                self._spawn(self._fetch(str(command["url"])))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -226,6 +231,16 @@ class Process:
             return
         self._sets[version] = found
         clients.emit("known", version=version)
+
+    async def _fetch(self, url: str) -> None:
+        """What a GET answers: its JSON, None for everything else."""
+        content: Any = None
+        limit = aiohttp.ClientTimeout(total=_FETCH_S)
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
+            async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as answer:
+                if answer.status == 200:
+                    content = await answer.json(content_type=None)
+        clients.emit("fetched", url=url, content=content)
 
     async def _load(self, key: str, plan: Plan) -> None:
         make: Callable[..., Sender] = HttpSender if plan.protocol == "http" else GrpcSender

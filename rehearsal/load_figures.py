@@ -124,7 +124,8 @@ class Result:
     Latency is of what was answered well, from the moment it was due; what was not is in `failed`,
     by kind. `lateness` is the generator's own: how long after it was due a request was begun.
     `first_failed`: requests whose first attempt failed, by kind; `retried` those of them that went
-    well in the end. `cpu_share`: of one core, by the process of the generator.
+    well in the end. `first_s`: version -> seconds from `began` to its first answer. `cpu_share`: of
+    one core, by the process of the generator.
     """
 
     plan: Plan
@@ -140,6 +141,7 @@ class Result:
     lateness: Spread
     versions: dict[str, int]
     tracks: dict[str, int]
+    first_s: dict[str, float]
     timeline: list[Second]
     cpu_share: float
 
@@ -180,9 +182,9 @@ class Tally:
     began: float
     requests: list[Sent] = field(default_factory=list)
 
-    def in_flight(self, at: float) -> int:
-        """How many first attempts were under way at a moment."""
-        return sum(one.began <= at < _end(one.first_ended) for one in self.requests)
+    def in_flight(self, since: float, until: float) -> int:
+        """How many first attempts were under way at some moment between two."""
+        return sum(one.began <= until and since < _end(one.first_ended) for one in self.requests)
 
     def second(self, number: int) -> Second:
         """What was due in a second and has ended."""
@@ -205,6 +207,10 @@ class Tally:
         by_second: dict[int, list[Sent]] = defaultdict(list)
         for one in self.requests:
             by_second[int(one.due - self.began)].append(one)
+        first: dict[str, float] = {}
+        for one in sorted(self.requests, key=lambda one: one.ended):
+            if one.version:
+                first.setdefault(one.version, round(one.ended - self.began, 3))
         seconds = max(ended - self.began, 1e-9)
         return Result(
             plan=self.plan,
@@ -222,6 +228,7 @@ class Tally:
             lateness=Spread.of([one.began - one.due for one in self.requests]),
             versions=dict(Counter(one.version for one in self.requests if one.version)),
             tracks=dict(Counter(one.track for one in self.requests if one.track)),
+            first_s=first,
             timeline=[_second(number, of) for number, of in sorted(by_second.items())],
             cpu_share=round(cpu_s / seconds, 3),
         )

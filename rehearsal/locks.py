@@ -60,13 +60,16 @@ _SERVING = (
     "cryptography\ngrpcio\nkubernetes\nnumpy\npackaging\nprometheus-client\nprotobuf<6\n"
     "pydantic\npyyaml\nrequests\ntritonclient[http]~=2.66.0\n"
 )
-# Debian's PyTorch is built for NumPy 1; the others take it as well.
-_TRITON = "ai-edge-litert\nnumpy<2\nonnxruntime\ntensorflow-cpu\n"
-# Keras (training) and what it brings, programs for developers, TensorFlow's distributed parts.
+# Debian's PyTorch is built for NumPy 1; the others take it as well. In one lock with what trains
+# the reference models, so that both images have the same versions.
+_TRITON = "ai-edge-litert\nnumpy<2\nonnx\nonnxruntime\nscikit-learn\nstatsmodels\ntensorflow-cpu\n"
+# Keras and what it brings, programs for developers, TensorFlow's distributed parts; what
+# statsmodels computes with: only its series are read.
 _TRITON_UNUSED = (
     *("backports-strenum", "certifi", "charset-normalizer", "google-pasta", "grpcio", "h5py"),
     *("idna", "keras", "libclang", "markdown-it-py", "mdurl", "namex", "optree", "pygments"),
     *("requests", "rich", "setuptools", "tqdm", "urllib3", "wheel"),
+    *("formulaic", "interface-meta", "pandas", "patsy", "python-dateutil", "tzdata"),
 )
 _BY = "made by: ./estate tools lock"
 
@@ -148,7 +151,7 @@ def _locks(root: Path) -> list[Lock]:
         Lock(
             "rehearsal/images/recipes/triton.requirements.lock",
             _TRITON,
-            "The frameworks beside tritonserver",
+            "The frameworks beside tritonserver, and what trains models for them",
             left_out=_TRITON_UNUSED,
         ),
         Lock(_UV, "uv\n", "uv, which makes these locks"),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from components.model_repository.config import HOST, LINKS, PUBLISHER, READER
 from configs.schema import load
-from model_repo import declared
+from model_repo import declared, signing
 from model_repo.declared import FOLDER, REHEARSAL
-from model_repo.oci import NotThere, OciError, Registry, digest_of
+from model_repo.oci import NotThere, OciError, Registry
 from model_repo.repository import Repository
-from rehearsal import access, paths
+from model_repo.version import Digest
+from rehearsal import access, console, paths, training
 from rehearsal.credentials import PUBLIC
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import LOCAL, Rehearsal
@@ -20,6 +24,7 @@ from rehearsal.rehearsal import LOCAL, Rehearsal
 FILE = "models.json"
 """In the rehearsal's folder; ESTATE_MODELS names it."""
 Digests = Mapping[str, Mapping[int, str]]
+_DIGESTS: TypeAdapter[dict[str, dict[int, str]]] = TypeAdapter(dict[str, dict[int, Digest]])
 
 
 def registry(rehearsal: Rehearsal, *, writes: bool = False) -> Registry:
@@ -53,18 +58,22 @@ def registry(rehearsal: Rehearsal, *, writes: bool = False) -> Registry:
 
 def trusted(rehearsal: Rehearsal) -> list[Path]:
     """The public keys that the rehearsal trusts. Raises EstateError."""
-    config = load(paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml").model_repository
-    keys = config.trusted_keys if config is not None else []
-    files = [one.reference.file for one in keys if one.reference is not None]
-    return [_secret(rehearsal, file) for file in files if file is not None]
+    return [_secret(rehearsal, file) for file in _keys()]
 
 
 def signing_key(rehearsal: Rehearsal) -> Path:
     """The private half of the first of them, by which the rehearsal signs. Raises EstateError."""
-    for public in trusted(rehearsal):
-        if public.name.endswith(PUBLIC):
-            return _secret(rehearsal, str(public.with_suffix("")))
+    for file in _keys():
+        if file.endswith(PUBLIC):
+            return _secret(rehearsal, file.removesuffix(PUBLIC))
     raise EstateError(f"rehearsal {rehearsal.name}", "has no key that signs", "name one by --key")
+
+
+def _keys() -> list[str]:
+    config = load(paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml").model_repository
+    keys = config.trusted_keys if config is not None else []
+    files = [one.reference.file for one in keys if one.reference is not None]
+    return [file for file in files if file is not None]
 
 
 def _secret(rehearsal: Rehearsal, file: str) -> Path:
@@ -99,28 +108,70 @@ def wanted(folder: Path = FOLDER) -> dict[str, int]:
 def digests(repository: Repository, versions: Mapping[str, int]) -> dict[str, dict[int, str]]:
     """What a registry has of them, each signed by a trusted key. Raises EstateError."""
     found: dict[str, dict[int, str]] = {}
-    missing = []
     for name, number in versions.items():
         try:
             found[name] = {number: repository.show(name, str(number)).digest}
         except NotThere:
-            missing.append(f"{name} version {number}")
+            continue
         except OciError as error:
             raise EstateError(error.thing, error.words, "mend that and run again") from None
-    if missing:
-        raise EstateError(
-            "the rehearsal's registry",
-            f"lacks what model_repo/models declares for {REHEARSAL}: {', '.join(missing)}",
-            "add each: ./estate model add FOLDER --version NUMBER",
-        )
     return found
 
 
-def stand_ins(versions: Mapping[str, int]) -> dict[str, dict[int, str]]:
-    """Digests of the names, where no container and so no registry runs."""
-    return {
-        name: {number: digest_of(f"{name}:{number}".encode())} for name, number in versions.items()
-    }
+def bring(rehearsal: Rehearsal) -> bool:
+    """Have the registry hold what is declared; True when more of it can be served than before.
+
+    A reference model that is not there is trained, or taken from the cache, and added. Raises
+    EstateError.
+    """
+    versions = wanted()
+    file = rehearsal.folder / FILE
+    known = _DIGESTS.validate_json(file.read_bytes()) if file.exists() else {}
+    if all(number in known.get(name, {}) for name, number in versions.items()):
+        return False
+    repository = Repository(registry(rehearsal, writes=True), signing.trusted(trusted(rehearsal)))
+    found = digests(repository, versions)
+    lacking = {name: number for name, number in versions.items() if name not in found}
+    if lacking:
+        key = signing.private_key(signing_key(rehearsal).read_bytes())
+        revision = _revision()
+        for name, folder in _reference(lacking).items():
+            try:
+                stored, _ = repository.add(folder, lacking[name], revision, key)
+            except OciError as error:
+                raise EstateError(error.thing, error.words, "mend that and run again") from None
+            found[name] = {lacking[name]: stored.digest}
+            console.step(f"model {name} version {lacking[name]}: {stored.digest}")
+    for name in sorted(set(lacking) - set(found)):
+        console.warn(
+            f"{name} version {lacking[name]} is declared and not in the registry, so it is not "
+            f"served: ./estate model add FOLDER --version {lacking[name]}, then ./estate up"
+        )
+    write(rehearsal.folder, {**known, **found})
+    return {**known, **found} != known
+
+
+def _reference(names: Iterable[str]) -> dict[str, Path]:
+    """The folders of those that are reference models, trained once for the image that trains."""
+    found: dict[str, Path] = {}
+    bases = {name: name.rpartition("-")[0] for name in names}
+    for base in sorted(set(bases.values()) & set(training.MODELS)):
+        out = paths.ensure(paths.cache() / "models" / training.digest()[7:23], "cache")
+        own = {name: out / name for name, one in bases.items() if one == base}
+        if not all(folder.is_dir() for folder in own.values()):
+            training.train(base, out)
+        found |= {name: folder for name, folder in own.items() if folder.is_dir()}
+    return found
+
+
+def _revision() -> str:
+    """The last commit of the code that trains; zeros where there is no Git."""
+    command = ["git", "-C", str(paths.root()), "log", "-1", "--format=%H", "--", training.CODE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return training.NO_COMMIT
+    return done.stdout.strip() or training.NO_COMMIT
 
 
 def write(folder: Path, found: Digests) -> Path:

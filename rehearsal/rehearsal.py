@@ -53,7 +53,16 @@ class Record:
 _PROGRAMS = {
     f"ESTATE_{name}"
     for name in (
-        *("IMAGES", "PLACEHOLDERS", "PROFILES", "REHEARSAL", "REHEARSE", "SCALE", "SECRETS"),
+        *(
+            "IMAGES",
+            "MODELS",
+            "PLACEHOLDERS",
+            "PROFILES",
+            "REHEARSAL",
+            "REHEARSE",
+            "SCALE",
+            "SECRETS",
+        ),
         "SIMULATED",
     )
 }
@@ -464,6 +473,7 @@ class Rehearsal:
             "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
             "ESTATE_REHEARSAL": self.name,
             "ESTATE_IMAGES": str(folder / "images.json"),
+            "ESTATE_MODELS": str(folder / "models.json"),
             "ESTATE_SECRETS": str(folder / "secrets"),
             **({"ESTATE_PROFILES": ",".join(record.profiles)} if record.stack == LOCAL else {}),
             **simulated,

@@ -24,6 +24,7 @@ from rehearsal import (
     drift,
     images,
     inside,
+    models,
     paths,
     tools,
     verify,
@@ -84,9 +85,14 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
             applied.forget(rehearsal)
             given = applied.digest(rehearsal, environment)
             state = _pulumi_up(rehearsal)
-            applied.note(rehearsal, given, state)
             links = state.outputs.get("links") or {}
             rehearsal.open_pages(_targets(links))  # usable while the checks wait
+            if mode == "node" and environment.serving is not None and models.bring(rehearsal):
+                console.step("pulumi up: the models that the registry has now")
+                given = applied.digest(rehearsal, environment)
+                state = _pulumi_up(rehearsal)
+                links = state.outputs.get("links") or {}
+            applied.note(rehearsal, given, state)
             console.step("checks")
             code = verify.settled(rehearsal, state)
         commands.where_to_click(rehearsal, rehearsal.open_pages(_targets(links)))

@@ -48,6 +48,7 @@ _PARTS = {
     "annotation": (),
     "console": ("process",),
     "mosquitto": (),
+    "model-registry": ("haproxy", "distribution", "process"),
     "monitoring": ("prometheus_server", "alertmanager"),
 }
 

@@ -36,15 +36,15 @@ class Api:
 
     url: str
     tls: ssl.SSLContext | None
-    user: str
-    password: str
+    login: tuple[str, str]
+    """User and password."""
 
     def ask(
         self, method: str, path: str, body: Any = None, *, text: bool = False
     ) -> tuple[int, Any]:
         """Status and JSON of an answer. `text`: the body is plain text. Raises OSError."""
-        token = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-        headers = {"Authorization": f"Basic {token}", "Accept": "application/json"}
+        basic = base64.b64encode(":".join(self.login).encode()).decode()
+        headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
         data = None
         if body is not None:
             data = (body if text else json.dumps(body)).encode()
@@ -99,7 +99,7 @@ def make(
     patience_s: float = PATIENCE_S,
 ) -> list[str]:
     """What was changed, one line for each thing. Raises Refused."""
-    admin = Api(settings["url"], tls, ADMIN, passwords[ADMIN])
+    admin = Api(settings["url"], tls, (ADMIN, passwords[ADMIN]))
     _wait(admin, patience_s)
     changed = _eula(admin, accept=settings["accept_eula"]) + _anonymous(admin)
     if settings["cleanup"] is not None:
@@ -199,7 +199,7 @@ def _user(admin: Api, user: str, wanted: dict[str, Any], password: str) -> list[
         body = {**account, "source": "default"}
         admin.send("PUT", f"/v1/security/users/{user}", body)
         changed.append(f"user {user}: changed")
-    status, _ = Api(admin.url, admin.tls, user, password).ask("GET", "/v1/repositories")
+    status, _ = Api(admin.url, admin.tls, (user, password)).ask("GET", "/v1/repositories")
     if status == 401:
         path = f"/v1/security/users/{user}/change-password"
         admin.send("PUT", path, password, text=True)

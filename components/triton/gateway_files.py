@@ -48,7 +48,7 @@ def _backend(pool: str, track: str, protocol: str, domain: str, config: TritonCo
     port = GRPC_PORT if protocol == "grpc" else HTTP_PORT
     host = f"triton-{pool}-{track}.{domain}"
     # gRPC's port speaks HTTP/2 alone, so both are asked at the other.
-    checked = f"check port {HTTP_PORT} check-proto h1 inter 500ms fall 2 rise 1"
+    checked = f"check port {HTTP_PORT} check-proto h1 inter 500ms fall 3 rise 1"
     proto = " proto h2" if protocol == "grpc" else ""
     return f"""\
 backend {pool}-{track}-{protocol}
@@ -113,6 +113,8 @@ defaults
   log global
   option dontlognull
   timeout connect 1s
+  # A busy Triton is no dead one; a dead one refuses at once.
+  timeout check 3s
   timeout http-request 15s
   timeout http-keep-alive 75s
   timeout queue {config.request_timeout_s}s

@@ -9,7 +9,11 @@ from __future__ import annotations
 import struct
 from typing import Any, Literal
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+)
 
 Kind = Literal["as-it-is", "wrong-answers", "slow", "exhausting"]
 _FLOAT, _INT64, _INT = 1, 7, 2  # TensorProto.DataType and AttributeProto.AttributeType

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rehearsal.images.errors import ImageError
@@ -19,8 +20,8 @@ from rehearsal.images.oci import Store
 
 _SETUP = """\
 set -e
-scratch=$1 lower=$2 count=$3
-shift 3
+scratch=$1 lower=$2 workdir=$3 count=$4
+shift 4
 mount -t tmpfs -o mode=0755 tmpfs "$scratch"
 mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
 root=$scratch/root
@@ -34,20 +35,37 @@ while [ "$count" -gt 0 ]; do
   shift 2
   count=$((count - 1))
 done
-exec chroot "$root" /usr/bin/env -i "$@"
+exec chroot "$root" /usr/bin/env -i -C "$workdir" "$@"
 """
 """A tmpfs takes what is written to the image's own paths; it goes with the mount namespace."""
 
 
-def layers(store: Store, manifest: str) -> list[Path]:
-    """The folders with an image's unpacked layers, lowest first; made where they lack.
+@dataclass(frozen=True)
+class Image:
+    """An image, unpacked."""
+
+    lower: tuple[Path, ...]
+    """The folders of its layers, lowest first."""
+    environment: Mapping[str, str]
+    workdir: str
+
+
+def unpacked(store: Store, manifest: str) -> Image:
+    """An image of the store; its layers are unpacked where they are not yet.
 
     :raises ImageError: the store has no such image.
     """
     value = read_json(store.path(manifest))
     if value is None:
         raise ImageError(f"image {manifest} is not in the store", "Run ./estate images build")
-    return [_unpacked(store, layer["digest"]) for layer in value["layers"]]
+    about = read_json(store.path(value["config"]["digest"])) or {}
+    config = about["config"]
+    pairs = (variable.partition("=") for variable in config["Env"])
+    return Image(
+        tuple(_unpacked(store, layer["digest"]) for layer in value["layers"]),
+        {name: content for name, _, content in pairs},
+        config["WorkingDir"],
+    )
 
 
 def _unpacked(store: Store, digest: str) -> Path:
@@ -68,31 +86,27 @@ def _unpacked(store: Store, digest: str) -> Path:
 
 
 def command(
-    lower: Sequence[Path],
+    image: Image,
     arguments: Sequence[str],
     *,
     scratch: Path,
     binds: Mapping[Path, str] | None = None,
-    environment: Mapping[str, str] | None = None,
     network: bool = False,
 ) -> list[str]:
-    """The command that runs a program of an image, as the one user that there is.
+    """The command that runs a program of an image, as this machine's root or who stands for it.
 
-    :param lower: the folders of :func:`layers`.
     :param scratch: an existing folder to mount on; it stays empty.
     :param binds: folders of this machine, and where the program finds them.
-    :param environment: all that the program gets.
     :param network: this machine's; else one without any interface that is up.
     """
-    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **(environment or {})}
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     own = () if network else ("--net",)
     pairs = [part for place, inside in (binds or {}).items() for part in (str(place), inside)]
     return [
         *("unshare", *user, *own, "--mount", "--pid", "--fork", "--kill-child"),
-        *("sh", "-c", _SETUP, "sh", str(scratch)),
-        *(":".join(map(str, reversed(lower))), str(len(pairs) // 2), *pairs),
-        *(f"{name}={value}" for name, value in variables.items()),
+        *("sh", "-c", _SETUP, "sh", str(scratch), ":".join(map(str, reversed(image.lower)))),
+        *(image.workdir, str(len(pairs) // 2), *pairs),
+        *(f"{name}={value}" for name, value in image.environment.items()),
         *arguments,
     ]
 
@@ -103,19 +117,12 @@ def run(
     arguments: Sequence[str],
     *,
     binds: Mapping[Path, str] | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of an image to its end, without a network; what it says is in the result."""
-    lower = layers(store, manifest)
+    image = unpacked(store, manifest)
     with tempfile.TemporaryDirectory(dir=store.root.parent, prefix=".run-") as scratch:
         return subprocess.run(
-            command(
-                lower,
-                arguments,
-                scratch=Path(scratch),
-                binds=binds,
-                environment=environment,
-            ),
+            command(image, arguments, scratch=Path(scratch), binds=binds),
             capture_output=True,
             text=True,
             check=False,

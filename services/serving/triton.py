@@ -29,6 +29,7 @@ class Triton:
     def __init__(self, url: str) -> None:
         self._url = url
         self._session = requests.Session()
+        self._session.trust_env = False
 
     def live(self) -> bool:
         """Whether it answers."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from model_repo.golden import Golden, compare
 from model_repo.oci import OciError
-from model_repo.version import Tensor
+from model_repo.version import contract
 from services.serving.cluster import Pod
 from services.serving.model import Declared, PodStatus, Refusal, Seen, Track, Version
 from services.serving.rollout import Loaded
@@ -85,18 +85,17 @@ class LiveWorld:
                     f"{declared.name}@{declared.digest}",
                     f"is version {stored.version.version}, not {declared.version}",
                 )
-            repository.golden(stored)
             before = repository.show(declared.name, served.digest) if served else None
         except (OciError, OSError) as error:
             return Refusal(gate=gate_of(error), why=str(error)[:500])
-        if before is not None:
-            for what in ("inputs", "outputs"):
-                now, was = getattr(stored.version, what), getattr(before.version, what)
-                if now != was:
-                    words = (
-                        f"{what} are {_tensors(now)}, those of the served version {_tensors(was)}"
-                    )
-                    return Refusal(gate="contract", why=words)
+        try:
+            repository.golden(stored)
+        except OciError as error:
+            away = gate_of(error) == "registry"
+            return Refusal(gate="registry" if away else "golden", why=str(error)[:500])
+        fixed = before is not None and not declared.rollout.allow_new_contract
+        if before is not None and fixed and (changed := contract(before.version, stored.version)):
+            return Refusal(gate="contract", why="; ".join(changed)[:500])
         return None
 
     def loaded(self, track: Track, declared: Declared, version: Version) -> Loaded:
@@ -178,7 +177,3 @@ def answers(triton: Triton, declared: Declared, wanted: Golden) -> Refusal | Non
         words = f"one example takes {took:.1f} ms, max_latency_ms is {most:g}"
         return Refusal(gate="latency", why=words)
     return None
-
-
-def _tensors(tensors: Sequence[Tensor]) -> str:
-    return ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in tensors)

@@ -28,6 +28,7 @@ from components.datalake.postgres_rules import pgpool_rules, postgres_rules
 from components.datalake.strimzi_operator import strimzi_rules
 from components.datalake.transfer_config import TransferConfig
 from components.datalake.transfer_rules import transfer_rules
+from components.model_repository.rules import model_repository_rules
 from components.monitoring.rules import rules
 from components.platform.certificate_rules import DAY_S, certificate_rules
 
@@ -84,6 +85,7 @@ GROUPS = {
     "pipeline": pipeline_rules("datalake", PIPELINE),
     "transfer": transfer_rules("transfer", "datalake", TransferConfig()),
     "annotation": annotation_rules("annotation", "datalake", ANNOTATION),
+    "model-registry": model_repository_rules("model-registry", "serving"),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
 }
@@ -106,6 +108,16 @@ ANNOTATION_DIFFERS = (
 )
 CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
 CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
+
+
+def door(name: str) -> str:
+    pod = f'namespace="serving", pod="model-registry-0", proxy="{name}"'
+    return f'haproxy_server_status{{{pod}, server="{name}", state="UP"}}'
+
+
+def answered(code: str) -> str:
+    pod = 'namespace="serving", pod="model-registry-0", proxy="read"'
+    return f'haproxy_frontend_http_responses_total{{{pod}, code="{code}"}}'
 
 
 def expires(name: str) -> str:
@@ -153,6 +165,25 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("group", "alert", "series", "fires"),
     [
+        # A number that stays, or one that grows by so much a minute (`0+60`).
+        ("model-registry", "ModelRegistryDown", {door("publish"): 1}, True),
+        ("model-registry", "ModelRegistryDown", {door("read"): 1}, False),
+        ("model-registry", "ModelRegistryTakesNothing", {door("read"): 1}, True),
+        ("model-registry", "ModelRegistryTakesNothing", {door("publish"): 1}, False),
+        ("model-registry", "ModelRegistryFails", {answered("5xx"): "0+1"}, True),
+        ("model-registry", "ModelRegistryFails", {answered("5xx"): 7}, False),
+        (
+            "model-registry",
+            "ModelRegistryRefuses",
+            {answered("4xx"): "0+300", answered("2xx"): "0+6"},
+            True,
+        ),
+        (
+            "model-registry",
+            "ModelRegistryRefuses",
+            {answered("4xx"): "0+300", answered("2xx"): "0+300"},
+            False,
+        ),
         (
             "transfer",
             "TransferUploadsWait",
@@ -394,7 +425,7 @@ def test_an_alert_fires_when_it_should_and_only_then(
     tmp_path: Path,
     group: str,
     alert: str,
-    series: dict[str, int],
+    series: dict[str, int | str],
     fires: bool,
 ) -> None:
     rule = next(rule for rule in GROUPS[group] if rule["alert"] == alert)

@@ -18,8 +18,14 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from components.model_repository import distribution_files as files
+from components.model_repository.config import PUBLISHER, READER
+from model_repo.oci import NotThere, OciError, Registry, described, image_manifest
+from model_repo.repository import Repository
 from rehearsal import paths, tools
 from tests.contract.test_tusd import free_port
+from tests.unit.model_repo.site import MODEL
+from tests.unit.model_repo.site import Site as Clone
 from tests.unit.model_repo.test_repository import ABOUT, COMMIT, KEY, OTHER, pem
 
 USER, PASSWORD, WRONG = "estate", "only for this test", "mistaken-pass"
@@ -81,7 +87,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     settings = {
         "version": 0.1,
         "log": {"level": "warn"},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(folder / "data")},
+            "delete": {"enabled": True},
+        },
         "http": {"addr": f"127.0.0.1:{port}"},
         "auth": {"htpasswd": {"realm": "estate", "path": str(folder / "users")}},
     }
@@ -188,3 +197,191 @@ def test_what_is_not_there(site: Site, arguments: tuple[str, ...], words: str) -
     refused = site.estate(*arguments, "--trust", str(site.folder / "signing.pub"))
     assert refused.returncode == 1
     assert words in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
+# -- what is declared ------------------------------------------------------------------------------
+
+
+@dataclass
+class Declared:
+    """A clone with model.yaml, and versions 1 to 4 of its model in repositories of its own."""
+
+    site: Site
+    clone: Clone
+    digests: dict[int, str]
+
+    def estate(self, command: str, *arguments: str, trust: bool = True) -> tuple[int, str, str]:
+        public = ("--trust", str(self.site.folder / "signing.pub")) if trust else ()
+        done = self.site.estate(
+            *(command, *arguments, *public, "--models", str(self.clone.folder)),
+            *("--registry", f"{self.site.url}/{self.clone.root.parent.name}"),
+        )
+        return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def declared(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Declared:
+    root = tmp_path_factory.mktemp("declared", numbered=True)
+    registry = Registry(f"{site.url}/{root.name}", (USER, PASSWORD), writes=True)
+    clone = Clone(root / "clone", Repository(registry, [KEY.public_key()]))
+    # The registry stores what several repositories have once: the description is one's own.
+    digests = {number: clone.add(number, description=root.name) for number in (1, 2, 3, 4)}
+    return Declared(site, clone, digests)
+
+
+def test_promoted_listed_and_taken_back(declared: Declared) -> None:
+    code, out, err = declared.estate("promote", "digits", "2", "--environment", "local")
+    assert code == 0, err
+    assert "-  local: {version: 1}  # of the rehearsal\n+  local: {version: 2}" in out
+    assert "next: ./estate preview, then ./estate up" in err
+    code, out, err = declared.estate("promote", "digits", "2", "--environment", "local")
+    assert (code, out) == (0, "") and "nothing changed: environment local had" in err
+    declared.clone.commit()
+
+    places = ("--environment", "onprem", "--edge-group", "press")
+    code, out, err = declared.estate("promote", "digits", declared.digests[3], *places, "--json")
+    assert code == 0, err
+    served = {"version": 3, "digest": declared.digests[3]}
+    assert [one["after"] for one in json.loads(out)["changes"]] == [served] * 2
+    code, out, err = declared.estate("declared", "--json")
+    assert code == 0, err
+    assert {
+        one["for"]: (one["version"], one["digest"], one["verified"]) for one in json.loads(out)
+    } == {
+        "environment local": (2, declared.digests[2], True),
+        "environment onprem": (3, declared.digests[3], True),
+        "edge group press": (3, declared.digests[3], True),
+    }
+    code, out, err = declared.estate("rollback", "digits", "--environment", "local")
+    assert code == 0 and "+  local: {version: 1}  # of the rehearsal" in out, err
+
+
+def test_what_is_declared_and_does_not_verify(declared: Declared) -> None:
+    declared.clone.file.write_text(
+        f"{MODEL}  onprem: {{version: 2, digest: {declared.digests[1]}}}\n"
+        "edge_groups: {press: {version: 2}}\n"
+    )
+    code, out, _ = declared.estate("declared", "--json")
+    assert code == 1
+    why = {one["for"]: one["why"] for one in json.loads(out)}
+    assert why == {
+        "environment local": "",
+        "environment onprem": "that digest is of version 1",
+        "edge group press": "has no digest: model promote writes it",
+    }
+    code, out, _ = declared.estate("declared", "--environment", "local")
+    assert code == 0 and "yes" in out and "onprem" not in out
+    code, out, _ = declared.estate("declared", "--offline", trust=False)
+    assert code == 1 and "not asked" in out and "no: has no digest" in out
+
+
+def test_refused_in_one_line_and_nothing_is_written(declared: Declared) -> None:
+    for arguments, words in (
+        (("promote", "digits", "7", "--environment", "local"), "MANIFEST_UNKNOWN"),
+        (("promote", "nothing", "1", "--environment", "local"), "MODEL: 'nothing'; choose one"),
+        (("promote", "digits", "2"), "--environment: is not given; say who takes it"),
+        (("promote", "digits", "2", "--environment", "onpren"), "choose from: "),
+        (("rollback", "digits", "--environment", "local"), "had no version before 1"),
+        (("rollback", "digits", "--environment", "local", "--to", "3"), "never had it"),
+    ):
+        code, out, err = declared.estate(*arguments)
+        assert code and not out and words in err and len(err.splitlines()) == 1, err
+    code, _, err = declared.estate("gc", "nothing", trust=False)
+    assert code and "MODEL: 'nothing'; choose one" in err and len(err.splitlines()) == 1
+    assert declared.clone.text == MODEL
+
+
+def test_gc_deletes_for_real(declared: Declared) -> None:
+    site, clone = declared.site, declared.clone
+    clone.commit(MODEL.replace("version: 1", "version: 2"))
+    stored = clone.repository.show("digits", "3")
+    blob = f"data/**/{stored.config.digest.removeprefix('sha256:')}/data"
+    code, out, err = declared.estate("gc", "--keep", "1", trust=False)
+    assert code == 0 and "--yes deletes 2 versions" in err, err
+    assert out.count("nothing: goes") == 2
+    assert clone.repository.numbers("digits") == [1, 2, 3, 4]
+    code, _, err = declared.estate("gc", "--keep", "1", "--yes", trust=False)
+    assert code == 0 and "deleted 2 versions" in err, err
+    assert clone.repository.numbers("digits") == [2, 4]
+    tags = clone.repository.registry.tags("models/digits")
+    assert len([tag for tag in tags if tag.endswith(".sig")]) == 2
+    for number in (2, 4):
+        assert clone.repository.verify("digits", str(number)).digest == declared.digests[number]
+    code, _, err = declared.estate("gc", "--keep", "1", "--yes", trust=False)
+    assert code == 0 and "nothing to delete" in err
+
+    assert list(site.folder.glob(blob)), "the registry still has its bytes"
+    binary = tools.find(tools.catalogue()["registry"])
+    assert binary is not None
+    command = [str(binary), "garbage-collect", str(site.folder / "config.yaml")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert not list(site.folder.glob(blob)), "until its garbage collection"
+    assert clone.repository.verify("digits", "2")
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The two processes of the component, as it configures them, on ports and a disk of the test.
+
+    Their users have PASSWORD.
+    """
+    binary = tools.find(tools.catalogue()["registry"])
+    if binary is None:
+        pytest.skip("registry is not built: ./estate tools build registry")
+    folder = tmp_path_factory.mktemp("doors")
+    urls, running = {}, []
+    for door, user in ((files.PUBLISH, PUBLISHER), (files.READ, READER)):
+        settings = json.loads(files.registry_config(door))
+        port = free_port()
+        settings["http"] |= {"addr": f"127.0.0.1:{port}"}
+        settings["http"]["debug"]["addr"] = f"127.0.0.1:{free_port()}"
+        settings["storage"]["filesystem"]["rootdirectory"] = str(folder / "data")
+        settings["auth"]["htpasswd"]["path"] = str(folder / user)
+        (folder / user).write_text(f"{user}:{_HASH}\n")
+        (folder / f"{door}.yaml").write_text(json.dumps(settings))
+        command = [str(binary), "serve", str(folder / f"{door}.yaml")]
+        with (folder / f"{door}.log").open("w") as log:
+            running.append(subprocess.Popen(command, stderr=log, stdout=log))
+        urls[door] = f"http://127.0.0.1:{port}"
+    try:
+        for url in urls.values():
+            for _ in range(100):
+                try:
+                    assert requests.get(f"{url}/v2/", timeout=1).status_code == 401
+                    break
+                except requests.ConnectionError:
+                    time.sleep(0.1)
+            else:
+                raise TimeoutError(url)
+        yield urls
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(timeout=20)
+
+
+def test_what_one_process_takes_the_other_gives_and_takes_nothing(doors: dict[str, str]) -> None:
+    content, about = b"weights", b"{}"
+    layer, config = described("application/octet-stream", content), described("a/b", about)
+    manifest = image_manifest(config, [layer])
+    writes = Registry(doors["publish"], (PUBLISHER, PASSWORD), writes=True)
+    reads = Registry(doors["read"], (READER, PASSWORD))
+    writes.put_bytes("models/a", layer, content)
+    writes.put_bytes("models/a", config, about)
+    digest = writes.put_manifest("models/a", "1", manifest)
+    assert reads.manifest("models/a", digest) == reads.manifest("models/a", "1")
+    assert b"".join(reads.blob("models/a", layer)) == content
+    with pytest.raises(OciError, match="405"):
+        Registry(doors["read"], (READER, PASSWORD), writes=True).put_bytes(
+            "models/a", described("a/b", b"new"), b"new"
+        )
+    for door, user in (("publish", READER), ("read", PUBLISHER)):
+        with pytest.raises(OciError, match="401"):
+            Registry(doors[door], (user, PASSWORD)).tags("models/a")
+    # Deleted at one door is gone at the other: neither keeps what it has once seen.
+    url = f"{doors['publish']}/v2/models/a/manifests/{digest}"
+    gone = requests.delete(url, auth=(PUBLISHER, PASSWORD), timeout=5)
+    assert gone.status_code == 202
+    with pytest.raises(NotThere):
+        reads.manifest("models/a", digest)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb
 
 Array = np.ndarray[Any, Any]
 Arrays = Sequence[Array]
@@ -21,10 +20,17 @@ Run = Callable[[Arrays], Arrays]
 """One inference: arrays in the order of the configuration's inputs, and of its outputs."""
 
 
+def _triton() -> Any:
+    """What exists only in a stub process of Triton: the functions above run without it."""
+    import triton_python_backend_utils
+
+    return triton_python_backend_utils
+
+
 def _same(what: str, declared: Sequence[str], found: Sequence[str]) -> None:
     """Refuse to load a file with other tensors than the configuration has."""
     if lacking := sorted(set(declared) - set(found)):
-        raise pb.TritonModelException(
+        raise ValueError(
             f"{what} {lacking[0]!r} is not in the model's file, which has: {', '.join(found)}"
         )
 
@@ -75,7 +81,7 @@ def _tensorflow(folder: Path, inputs: list[str], outputs: list[str], threads: in
     tf.config.threading.set_inter_op_parallelism_threads(1)
     loaded = tf.saved_model.load(str(folder))
     if "serving_default" not in loaded.signatures:
-        raise pb.TritonModelException("the SavedModel has no signature 'serving_default'")
+        raise ValueError("the SavedModel has no signature 'serving_default'")
     signature = loaded.signatures["serving_default"]
     found = list(signature.structured_input_signature[1])
     _same("input", found, inputs)
@@ -133,10 +139,11 @@ FRAMEWORKS: dict[str, Callable[[Path, list[str], list[str], int], Run]] = {
 }
 
 
-def _load(folder: Path, inputs: list[str], outputs: list[str], threads: int) -> Run:
+def load(folder: Path, inputs: list[str], outputs: list[str], threads: int) -> Run:
+    """The model in a version's folder. Raises ValueError when it is not what is declared."""
     found = [name for name in FRAMEWORKS if (folder / name).exists()]
     if len(found) != 1:
-        raise pb.TritonModelException(
+        raise ValueError(
             f"{folder} has {', '.join(found) or 'no model'}: it must have exactly one of "
             + ", ".join(FRAMEWORKS)
         )
@@ -147,17 +154,18 @@ class TritonPythonModel:
     """What Triton's stub calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version's file. Raises TritonModelException; the version then is not served."""
+        """Load the version's file. What it raises is why Triton does not serve the version."""
+        self.pb = _triton()
         config = json.loads(args["model_config"])
         self.inputs = [one["name"] for one in config["input"]]
         self.outputs = [one["name"] for one in config["output"]]
         self.types = [
-            np.dtype(pb.triton_string_to_numpy(one["data_type"])) for one in config["output"]
+            np.dtype(self.pb.triton_string_to_numpy(one["data_type"])) for one in config["output"]
         ]
         parameters = config.get("parameters", {})
         threads = int(parameters.get("threads", {}).get("string_value", "1"))
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.run = _load(folder, self.inputs, self.outputs, threads)
+        self.run = load(folder, self.inputs, self.outputs, threads)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of a batch, in their order."""
@@ -178,14 +186,15 @@ class TritonPythonModel:
         return responses
 
     def _arrays(self, request: Any) -> list[Array]:
-        return [pb.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
+        return [self.pb.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
 
     def _alone(self, arrays: Arrays) -> Any:
         try:
             return self._response(self._checked(arrays))
         except Exception as error:
             words = " ".join(str(error).split())[:500]
-            return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {words}"))
+            reason = self.pb.TritonError(f"{type(error).__name__}: {words}")
+            return self.pb.InferenceResponse(error=reason)
 
     def _checked(self, arrays: Arrays) -> Arrays:
         """One inference, whose results are as the configuration says."""
@@ -202,5 +211,5 @@ class TritonPythonModel:
         return made
 
     def _response(self, made: Arrays) -> Any:
-        tensors = [pb.Tensor(name, one) for name, one in zip(self.outputs, made, strict=True)]
-        return pb.InferenceResponse(output_tensors=tensors)
+        tensors = [self.pb.Tensor(name, one) for name, one in zip(self.outputs, made, strict=True)]
+        return self.pb.InferenceResponse(output_tensors=tensors)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import ssl
+from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 
 from model_repo.oci import Descriptor, NotThere, OciError, Registry, digest_of
 from tests.unit.model_repo.registry import MemoryRegistry
+from tests.unit.rehearsal.authority import authority
 
+SERVER_NAME = "model-registry.example"
 CONTENT = b"weights" * 1000
 BLOB = Descriptor("application/octet-stream", digest_of(CONTENT), len(CONTENT))
 
@@ -23,6 +28,40 @@ def registry(server: MemoryRegistry) -> Registry:
 
 def read(registry: Registry, blob: Descriptor = BLOB) -> bytes:
     return b"".join(registry.blob("a/b", blob))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A registry by TLS, whose certificate does not name its address; and who signed that."""
+    authority(tmp_path, host=SERVER_NAME)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "ca.crt", tmp_path / "ca.key")
+    made = MemoryRegistry(tls)
+    yield made.url, tmp_path / "ca.crt"
+    made.close()
+
+
+def test_the_certificate_may_name_another_than_the_address(
+    elsewhere: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, ca = elsewhere
+    # A proxy of the user's is not asked for a port of this machine.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    named = Registry(url, ca=ca, server_name=SERVER_NAME)
+    assert named.put_blob("a/b", BLOB, lambda: BytesIO(CONTENT))
+    assert read(named) == CONTENT
+    for wrong in (None, "another.example"):
+        with pytest.raises(OciError, match="does not answer"):
+            Registry(url, ca=ca, server_name=wrong).digest("a/b", "1")
+
+
+def test_another_authority_is_not_believed_whatever_the_name(
+    elsewhere: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    authority(other, host=SERVER_NAME)
+    with pytest.raises(OciError, match="does not answer"):
+        Registry(elsewhere[0], ca=other / "ca.crt", server_name=SERVER_NAME).digest("a/b", "1")
 
 
 def test_a_blob_is_sent_once(server: MemoryRegistry, registry: Registry) -> None:

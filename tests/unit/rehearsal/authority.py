@@ -12,8 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def authority(folder: Path, address: str | None = None) -> None:
-    """Write ca.crt and ca.key into a folder; with `address`, a server there may use them itself."""
+def authority(folder: Path, address: str | None = None, host: str | None = None) -> None:
+    """Write ca.crt and ca.key into a folder.
+
+    With `address` or the name `host`, a server there may use them itself.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test-ca")])
     now = datetime.datetime.now(datetime.UTC)
@@ -27,8 +30,13 @@ def authority(folder: Path, address: str | None = None) -> None:
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     )
+    named: list[x509.GeneralName] = []
     if address is not None:
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        named.append(x509.IPAddress(ipaddress.ip_address(address)))
+    if host is not None:
+        named.append(x509.DNSName(host))
+    if named:
+        names = x509.SubjectAlternativeName(named)
         builder = builder.add_extension(names, critical=False)
     certificate = builder.sign(key, hashes.SHA256())
     (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

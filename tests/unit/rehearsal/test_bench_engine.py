@@ -60,4 +60,4 @@ def test_work_that_fails_ends_the_bench() -> None:
 
 def test_what_is_measured_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "everything"]) == 2
-    assert "use estate or engine" in capsys.readouterr().err
+    assert "use estate, engine or serving" in capsys.readouterr().err

@@ -44,6 +44,17 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert ("--name" in out) == (command in OF_A_REHEARSAL)
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["add", "list", "show", "verify", "pull", "promote", "rollback", "declared", "gc"],
+)
+def test_every_command_of_models_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich reads markup in it: a bracket too many and there is none."""
+    assert cli.main(["model", command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Usage: estate model {command}" in out and "--registry" in out
+
+
 def test_help_imports_no_implementation() -> None:
     code = (
         "import sys\nfrom rehearsal import cli\ncli.main(['up', '--help'])\n"

@@ -6,6 +6,7 @@ import re
 import stat
 from pathlib import Path
 
+from model_repo import signing
 from rehearsal import credentials
 
 
@@ -44,3 +45,20 @@ def test_a_secret_that_the_user_wrote_stays(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("my own")
     assert credentials.ensure(tmp_path, ["one"]) == []
     assert (tmp_path / "one").read_text() == "my own"
+
+
+def test_a_key_that_signs_is_made_with_its_public_half(tmp_path: Path) -> None:
+    assert credentials.ensure(tmp_path, ["models/signing.pub"]) == ["models/signing.pub"]
+    private = signing.private_key((tmp_path / "models" / "signing").read_bytes())
+    public = signing.public_key((tmp_path / "models" / "signing.pub").read_bytes())
+    assert private.public_key().public_numbers() == public.public_numbers()
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert {mode(path) for path in files} == {0o600} and len(files) == 2
+
+
+def test_a_public_half_that_was_lost_is_of_the_same_key(tmp_path: Path) -> None:
+    credentials.ensure(tmp_path, ["signing.pub"])
+    before = [(tmp_path / name).read_bytes() for name in ("signing", "signing.pub")]
+    (tmp_path / "signing.pub").unlink()
+    assert credentials.ensure(tmp_path, ["signing.pub"]) == ["signing.pub"]
+    assert [(tmp_path / name).read_bytes() for name in ("signing", "signing.pub")] == before

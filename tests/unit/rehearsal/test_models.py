@@ -1,75 +1,69 @@
-"""Digests of the versions that a rehearsal serves."""
+"""The registry of a running rehearsal for `./estate model`: door, user, keys, what is missing."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from model_repo import signing
-from model_repo.oci import Registry
-from model_repo.repository import Repository
-from rehearsal import models
-from rehearsal.errors import EstateError
-from tests.unit.model_repo.registry import MemoryRegistry
-from tests.unit.model_repo.site import MODEL, Site
-from tests.unit.model_repo.test_repository import KEY
+from model_repo.commands import REGISTRY_VARIABLE, Where
+from rehearsal import access, credentials, models
+from rehearsal.errors import EstateError, UsageError
+from rehearsal.rehearsal import Rehearsal
+from tests.unit.rehearsal.conftest import Folders
 
 
 @pytest.fixture
-def server() -> Iterator[MemoryRegistry]:
-    made = MemoryRegistry()
-    yield made
-    made.close()
+def made(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
+    """A rehearsal with its registry's links and secrets, as `up` leaves it."""
+    monkeypatch.delenv(REGISTRY_VARIABLE, raising=False)
+    found = Rehearsal("one")
+    found.prepare("node", "", None)
+    record = found.required()
+    record.routes = {"models-publish": "a:5000", "models-read": "a:5001", "prometheus": "b:1"}
+    names = ["models/publisher", "models/reader", "models/signing.pub"]
+    credentials.ensure(found.folder / "secrets", names)
+    found._save()
+    monkeypatch.setattr(access, "authority", lambda _: "the authority")
+    return found
 
 
-@pytest.fixture
-def site(tmp_path: Path, server: MemoryRegistry) -> Site:
-    repository = Repository(Registry(f"{server.url}/estate"), [KEY.public_key()])
-    return Site(tmp_path / "clone", repository)
+def test_each_door_has_its_port_and_its_user(made: Rehearsal) -> None:
+    for writes, link, user in (
+        (True, "models-publish", "publisher"),
+        (False, "models-read", "reader"),
+    ):
+        registry = models.registry(made, writes=writes)
+        assert registry.host == f"127.0.0.1:{made.pages[link]}"
+        secret = (made.folder / "secrets" / "models" / user).read_text().strip()
+        assert registry._credentials == (user, secret)
+    assert (made.folder / "ca.crt").read_text() == "the authority"
 
 
-def test_the_versions_that_the_rehearsal_declares(site: Site, tmp_path: Path) -> None:
-    digest = site.add(1)
-    wanted = models.wanted(site.folder)
-    found = models.digests(site.repository, wanted)
-    assert (wanted, found) == ({"digits": 1}, {"digits": {1: digest}})
-    file = models.write(tmp_path, found)
-    assert json.loads(file.read_text()) == {"digits": {"1": digest}}
+def test_keys_are_the_rehearsals_unless_others_are_named(made: Rehearsal, tmp_path: Path) -> None:
+    where = Where(name="one", registry=None, ca=None, trust=[])
+    folder = made.folder / "secrets" / "models"
+    assert where.signing_key(None) == folder / "signing"
+    assert models.trusted(made) == [folder / "signing.pub"]
+    assert len(where.open().trusted) == 1
+    assert where.signing_key(tmp_path / "other") == tmp_path / "other"
 
 
-def test_what_another_environment_declares_is_not_asked_for(site: Site) -> None:
-    site.file.write_text(MODEL.replace("local", "onprem"))
-    assert models.wanted(site.folder) == {}
+def test_a_registry_that_is_named_wants_its_own_keys(made: Rehearsal) -> None:
+    where = Where(name="one", registry="https://registry.example", ca=None, trust=[])
+    with pytest.raises(UsageError, match="--key"):
+        where.signing_key(None)
+    with pytest.raises(UsageError, match="--trust"):
+        where.open()
 
 
-def test_all_that_is_missing_is_named(site: Site) -> None:
-    site.add(1)
-    other = site.folder / "other"
-    other.mkdir()
-    (other / "model.yaml").write_text("environments: {local: {version: 4}}")
-    site.file.write_text(MODEL.replace("version: 1", "version: 2"))
-    words = r"for local: digits version 2, other version 4; add each: ./estate model add"
-    with pytest.raises(EstateError, match=words):
-        models.digests(site.repository, models.wanted(site.folder))
+def test_a_rehearsal_without_the_profile_says_how_to_get_it(made: Rehearsal) -> None:
+    made.required().routes = {}
+    with pytest.raises(EstateError, match=r"no model registry.*up --profile serving --name one"):
+        models.registry(made)
 
 
-def test_one_that_nobody_signed_is_no_version(site: Site, server: MemoryRegistry) -> None:
-    digest = site.add(1)
-    del server.manifests["estate/models/digits", signing.tag_of(digest)]
-    with pytest.raises(EstateError, match="is not signed"):
-        models.digests(site.repository, {"digits": 1})
-
-
-def test_a_file_that_is_wrong(site: Site) -> None:
-    site.file.write_text("colour: red")
-    with pytest.raises(EstateError, match=r"model\.yaml: colour \(red\)"):
-        models.wanted(site.folder)
-
-
-def test_stand_ins_change_with_the_version(tmp_path: Path) -> None:
-    one, two = models.stand_ins({"digits": 1}), models.stand_ins({"digits": 2})
-    assert one["digits"][1] != two["digits"][2] and one == models.stand_ins({"digits": 1})
-    assert json.loads(models.write(tmp_path, one).read_text())["digits"]["1"].startswith("sha256:")
+def test_a_secret_that_is_gone_is_named(made: Rehearsal) -> None:
+    (made.folder / "secrets" / "models" / "signing").unlink()
+    with pytest.raises(EstateError, match="no secret models/signing"):
+        models.signing_key(made)

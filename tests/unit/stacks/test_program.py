@@ -99,6 +99,12 @@ def test_an_unusable_secret_names_its_file(tmp_path: Path, text: str, words: str
         context(tmp_path).secret(SecretRef(file="a"))
 
 
+def test_a_pem_is_the_one_secret_of_several_lines(tmp_path: Path) -> None:
+    pem = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----"
+    (tmp_path / "a.pub").write_text(f"{pem}\n", encoding="utf-8")
+    assert context(tmp_path).sources.read(SecretRef(file="a.pub")) == pem
+
+
 def test_a_missing_secret_says_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="estate up makes"):
         context(tmp_path).secret(SecretRef(file="a"))
