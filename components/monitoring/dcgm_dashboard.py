@@ -121,6 +121,19 @@ def dcgm_dashboard(name: str, config: DcgmConfig) -> Dashboard:
                 },
             ),
             graph(
+                "Memory that cannot be mended",
+                "No spare row is left, or a row was replaced: the first wants another GPU.",
+                "short",
+                {
+                    f"{_LEGEND} no row left": quiet(
+                        f"max by ({_GPU}) (DCGM_FI_DEV_ROW_REMAP_FAILURE{{{PODS}}})"
+                    ),
+                    f"{_LEGEND} rows replaced": quiet(
+                        f"max by ({_GPU}) (DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{{{PODS}}})"
+                    ),
+                },
+            ),
+            graph(
                 "Nodes that do not answer",
                 "Their exporter is there, and does not tell.",
                 "short",
