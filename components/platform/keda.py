@@ -58,6 +58,7 @@ _METRICS = ("s0-prometheus",)
 _RBAC = "rbac.authorization.k8s.io"
 _rule = k8s.rbac.v1.PolicyRuleArgs
 _READ = ["get", "list", "watch"]
+_EVENTS = _rule(api_groups=["", "events.k8s.io"], resources=["events"], verbs=["create", "patch"])
 
 
 class Keda(Component):
@@ -328,7 +329,7 @@ def _scales() -> list[k8s.rbac.v1.PolicyRuleArgs]:
         # Of scaled Jobs, whose controller looks for them from its start; there are none.
         _reads("batch", "jobs"),
         _reads("", "pods", "limitranges"),
-        _rule(api_groups=["", "events.k8s.io"], resources=["events"], verbs=["create", "patch"]),
+        _EVENTS,
     ]
 
 
@@ -340,6 +341,7 @@ def _own() -> list[k8s.rbac.v1.PolicyRuleArgs]:
             resources=["leases"],
             verbs=[*_READ, "create", "update", "patch"],
         ),
+        _EVENTS,
     ]
 
 
