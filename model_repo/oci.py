@@ -42,6 +42,10 @@ class OciError(Exception):
         self.thing, self.words, self.status = thing, words, status
 
 
+class NoAnswer(OciError):
+    """The registry was not reached, or broke off: asking again may help."""
+
+
 class NotThere(OciError):
     """The registry has no such repository, manifest or blob."""
 
@@ -353,7 +357,7 @@ class Registry:
                     allow_redirects=method in ("GET", "HEAD"),
                 )
         except requests.RequestException as error:
-            raise OciError(thing, f"{self.host} does not answer: {error}") from None
+            raise NoAnswer(thing, f"{self.host} does not answer: {error}") from None
 
     def _as(self, scope: str) -> dict[str, str]:
         if token := self._tokens.get(scope):
@@ -434,7 +438,7 @@ def _pieces(answer: requests.Response, thing: str, most: int) -> Iterator[bytes]
                     raise OciError(thing, f"more than {most} bytes came")
                 yield piece
         except requests.RequestException as error:
-            raise OciError(thing, f"broke off: {error}") from None
+            raise NoAnswer(thing, f"broke off: {error}") from None
 
 
 def parsed(content: bytes, thing: str) -> dict[str, Any]:

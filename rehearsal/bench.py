@@ -22,13 +22,7 @@ _SENT = (("50 MB files", "large"), ("200 KB images, 64 connections", "small"))
 
 def run(name: str, out: Path | None) -> int:
     """Measure a green rehearsal; 0 when every figure could be taken."""
-    rehearsal = Rehearsal(name)
-    if rehearsal.required().mode != "node":
-        raise EstateError(
-            "bench",
-            f"rehearsal {name} has simulated nodes only, on which nothing runs",
-            "it needs a real node: see ./estate doctor for what this machine lacks",
-        )
+    rehearsal = real(name)
     provenance.writable(out)
     with exclusive(rehearsal, "bench"):
         if not is_green(rehearsal, settle_s=60):
@@ -49,6 +43,18 @@ def run(name: str, out: Path | None) -> int:
     by_component = {key: vars(value) for key, value in used.items()}
     provenance.write(out, "bench", figures=figures, usage=by_component)
     return 0
+
+
+def real(name: str) -> Rehearsal:
+    """The rehearsal, which runs something. Raises EstateError."""
+    rehearsal = Rehearsal(name)
+    if rehearsal.required().mode != "node":
+        raise EstateError(
+            "bench",
+            f"rehearsal {name} has simulated nodes only, on which nothing runs",
+            "it needs a real node: see ./estate doctor for what this machine lacks",
+        )
+    return rehearsal
 
 
 def _clients(rehearsal: Rehearsal) -> dict[str, Any]:

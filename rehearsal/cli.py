@@ -387,6 +387,15 @@ def model_add(
     )
 
 
+@model_app.command("train")
+def model_train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="digits, embedder or anomaly.")],
+    out: Annotated[Path, typer.Option(help="Folder for its four folders.", file_okay=False)],
+) -> None:
+    """Train a reference model, and write it in four formats: each time the same bytes."""
+    _call("rehearsal.training:command", model, out)
+
+
 @model_app.command("list")
 def model_list(
     model: _Model,

@@ -113,8 +113,8 @@ class Golden:
                 return f"{expected.name} has shape {list(found.shape)}, not {list(wanted.shape)}"
             near = np.isclose(found, wanted, rtol=self.relative, atol=self.absolute)
             if not near.all():
-                away = np.abs(found.astype("f8") - wanted.astype("f8"))
-                return f"{expected.name} is up to {np.nanmax(away):.3g} away"
+                away = np.abs(found.astype("f8") - wanted.astype("f8")).max()
+                return f"{expected.name} is up to {away:.3g} away"
         return None
 
     # -- as bytes ---------------------------------------------------------------------------------

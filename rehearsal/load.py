@@ -142,12 +142,13 @@ def run(
     rehearsal = Rehearsal(name)
     if protocol not in ("http", "grpc"):
         raise UsageError("--protocol", protocol, "use http or grpc")
+    hands = access.of(rehearsal)
     delivery = serving_state.served(rehearsal, model)
     known = {one.version: one.digest for one in (delivery.stable, delivery.candidate) if one}
     plan = Plan(model, (INFERENCE,), protocol, rate, seconds, poisson)
     with (
         exclusive(rehearsal, "load"),
-        Load(rehearsal, model, known, access.of(rehearsal)) as load,
+        Load(rehearsal, model, known, hands) as load,
         console.bars() as bars,
     ):
         task = bars.add_task(f"{model} by {protocol}", total=seconds, note="")

@@ -84,7 +84,8 @@ class Generator:
         self._under_way: set[asyncio.Task[None]] = set()
         self._all_begun = asyncio.Event()
         self._cpu = time.process_time()
-        self.tally = Tally(plan, self._loop.time() + _AHEAD_S)
+        soon = self._loop.time() + _AHEAD_S
+        self.tally = Tally(plan, soon if plan.starts_at is None else max(soon, plan.starts_at))
 
     async def run(self) -> Tally:
         """Send until the plan's time is over or `end`; return when all is answered."""

@@ -25,6 +25,7 @@ _ERRORS_SHOWN = 8
 class Plan:
     """One load. `targets` are taken in turn; `seconds` None: until it is told to end.
 
+    `starts_at` is of the monotonic clock, so that several loads can begin together; None: at once.
     `closed` is the number of clients that each send as soon as they have an answer, instead of a
     rate. `retry_connection`: how often one request is sent again when its connection broke or the
     gateway lost its server (HTTP 502 to 504, gRPC UNAVAILABLE); those are counted apart.
@@ -40,6 +41,7 @@ class Plan:
     closed: int = 0
     timeout_s: float = 5.0
     retry_connection: int = 0
+    starts_at: float | None = None
 
     def json_object(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -13,7 +14,7 @@ from components.model_repository.config import HOST, LINKS, PUBLISHER, READER
 from configs.schema import load
 from model_repo import declared, signing
 from model_repo.declared import FOLDER, REHEARSAL
-from model_repo.oci import NotThere, OciError, Registry
+from model_repo.oci import NoAnswer, NotThere, OciError, Registry
 from model_repo.repository import Repository
 from model_repo.version import Digest
 from rehearsal import access, console, paths, training
@@ -23,6 +24,7 @@ from rehearsal.rehearsal import LOCAL, Rehearsal
 
 FILE = "models.json"
 """In the rehearsal's folder; ESTATE_MODELS names it."""
+_ANSWERS_S = 30.0
 Digests = Mapping[str, Mapping[int, str]]
 _DIGESTS: TypeAdapter[dict[str, dict[int, str]]] = TypeAdapter(dict[str, dict[int, Digest]])
 
@@ -106,13 +108,18 @@ def wanted(folder: Path = FOLDER) -> dict[str, int]:
 
 
 def digests(repository: Repository, versions: Mapping[str, int]) -> dict[str, dict[int, str]]:
-    """What a registry has of them, each signed by a trusted key. Raises EstateError."""
+    """What a registry has of them, each signed by a trusted key.
+
+    Raises EstateError, and NoAnswer.
+    """
     found: dict[str, dict[int, str]] = {}
     for name, number in versions.items():
         try:
             found[name] = {number: repository.show(name, str(number)).digest}
         except NotThere:
             continue
+        except NoAnswer:
+            raise
         except OciError as error:
             raise EstateError(error.thing, error.words, "mend that and run again") from None
     return found
@@ -130,7 +137,7 @@ def bring(rehearsal: Rehearsal) -> bool:
     if all(number in known.get(name, {}) for name, number in versions.items()):
         return False
     repository = Repository(registry(rehearsal, writes=True), signing.trusted(trusted(rehearsal)))
-    found = digests(repository, versions)
+    found = _answered(lambda: digests(repository, versions))
     lacking = {name: number for name, number in versions.items() if name not in found}
     if lacking:
         key = signing.private_key(signing_key(rehearsal).read_bytes())
@@ -149,6 +156,18 @@ def bring(rehearsal: Rehearsal) -> bool:
         )
     write(rehearsal.folder, {**known, **found})
     return {**known, **found} != known
+
+
+def _answered(ask: Callable[[], dict[str, dict[int, str]]]) -> dict[str, dict[int, str]]:
+    """What the registry says, once its loopback port leads there: the gateway looks up its name."""
+    deadline = time.monotonic() + _ANSWERS_S
+    while True:
+        try:
+            return ask()
+        except NoAnswer as error:
+            if time.monotonic() > deadline:
+                raise EstateError(error.thing, error.words, "run up again") from None
+            time.sleep(0.5)
 
 
 def _reference(names: Iterable[str]) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.authority import Authority
-from components.checks import scale_to
+from components.checks import Fault, ObjectRef
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import PORT as POSTGRES_PORT
 from components.datalake.postgres_config import PostgresDatabase
@@ -120,7 +120,7 @@ class Nexus(Registry):
             self._config_map(
                 "proxy",
                 {
-                    "haproxy.cfg": proxy.haproxy_cfg(_DOORS, {}, ready=(files.CONSOLE,)),
+                    "haproxy.cfg": _haproxy_cfg(),
                     "serve.sh": proxy.SERVE,
                 },
             ),
@@ -145,12 +145,32 @@ class Nexus(Registry):
         ]
         self._monitor(monitors, ())
         self._expect(together(config.proxy_resources, config.nexus.resources))
-        # No package has Nexus, so none of these ever ran: the plainest fault for each.
-        silent = scale_to(0, "StatefulSet", NAMESPACE, name)
-        self.checks += model_repository_checks(
-            name, host=self.host, faults=Faults(silent, silent, silent)
-        )
+        self.checks += model_repository_checks(name, host=self.host, faults=self._faults())
         self._hand_over([workload, job])
+
+    def _faults(self) -> Faults:
+        """The proxy answers in Nexus' place: what its roles refuse, no patch of an object allows.
+
+        No package has Nexus, so none of these ever ran.
+        """
+
+        def fault(door: str, line: str) -> Fault:
+            return Fault(
+                target=ObjectRef(
+                    api_version="v1",
+                    kind="ConfigMap",
+                    namespace=NAMESPACE,
+                    name=f"{self._name}-proxy",
+                ),
+                patch={"data": {"haproxy.cfg": _haproxy_cfg({door: line})}},
+                restart=f"app.kubernetes.io/name={self._name}",
+            )
+
+        return Faults(
+            no_writes=fault("publish", "http-request deny deny_status 405 unless { method GET }"),
+            open_reader=fault("read", "http-request return status 202 if { method POST }"),
+            open_doors=fault("publish", "http-request return status 200 if { path /v2/ }"),
+        )
 
     def _secret(self, part: str, data: dict[str, pulumi.Input[str]]) -> k8s.core.v1.Secret:
         return k8s.core.v1.Secret(
@@ -292,3 +312,7 @@ class Nexus(Registry):
             ),
             opts=self.child(depends_on=[*depends_on, code, account], delete_before_replace=True),
         )
+
+
+def _haproxy_cfg(answered: Mapping[str, str] | None = None) -> str:
+    return proxy.haproxy_cfg(_DOORS, {}, ready=(files.CONSOLE,), answered=answered)

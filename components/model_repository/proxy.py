@@ -31,13 +31,20 @@ class Door:
     read_only: bool = False
 
 
-def haproxy_cfg(doors: Sequence[Door], metrics: Mapping[str, int], *, ready: Sequence[str]) -> str:
+def haproxy_cfg(
+    doors: Sequence[Door],
+    metrics: Mapping[str, int],
+    *,
+    ready: Sequence[str],
+    answered: Mapping[str, str] | None = None,
+) -> str:
     """haproxy.cfg; `metrics` maps a path below / to the loopback's port that has /metrics.
 
-    The pod is `ready` when what is behind these doors is well.
+    The pod is `ready` when what is behind these doors is well. `answered` has a line for a door,
+    by which the proxy answers itself: the faults of checks.
     """
     alive = " ".join(f"{{ nbsrv({door}) ge 1 }}" for door in ready)
-    parts = [_HEAD, *(_door(door) for door in doors)]
+    parts = [_HEAD, *(_door(door, (answered or {}).get(door.name)) for door in doors)]
     paths = " ".join(f"/{name}" for name in ("proxy", "ready", *metrics))
     lines = [
         "frontend metrics",
@@ -60,14 +67,16 @@ def haproxy_cfg(doors: Sequence[Door], metrics: Mapping[str, int], *, ready: Seq
     return "\n".join(parts)
 
 
-def _door(door: Door) -> str:
-    deny = "  http-request deny deny_status 405 unless { method GET HEAD }\n"
+def _door(door: Door, answered: str | None) -> str:
+    own = f"  {answered}\n" if answered else ""
+    if door.read_only:
+        own += "  http-request deny deny_status 405 unless { method GET HEAD }\n"
     return f"""\
 frontend {door.name}
   bind :{door.port} {_CERTIFICATE}
   http-response set-header Strict-Transport-Security max-age=31536000
   http-response set-header X-Content-Type-Options nosniff
-{deny if door.read_only else ""}  http-request set-header X-Forwarded-Proto https
+{own}  http-request set-header X-Forwarded-Proto https
   http-request set-header X-Forwarded-For %[src]
   http-request del-header Forwarded
   default_backend {door.name}

@@ -21,7 +21,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from model_repo import triton as layout
-from model_repo.oci import NotThere, OciError
+from model_repo.oci import NoAnswer, NotThere, OciError
 from model_repo.repository import Stored
 from model_repo.signing import Unsigned
 from services.serving import metrics, server
@@ -232,7 +232,7 @@ def gate_of(error: Exception) -> Gate:
         return "signature"
     if isinstance(error, NotThere):
         return "digest"
-    if isinstance(error, OciError) and error.status is None and "does not answer" not in str(error):
+    if isinstance(error, OciError) and error.status is None and not isinstance(error, NoAnswer):
         return "digest"
     return "registry"
 

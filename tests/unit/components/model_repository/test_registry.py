@@ -260,6 +260,14 @@ def test_nexus_reader_door_lets_no_write_through(nexus: Made) -> None:
     assert "deny_status" not in doors["publish"]
 
 
+def test_each_fault_of_nexus_is_one_line_of_its_proxy(nexus: Made) -> None:
+    now = nexus.haproxy().splitlines()
+    for name in ("round-trip", "read-only", "password"):
+        patch: Any = nexus.check(name).fault.patch["data"]
+        broken = patch["haproxy.cfg"].splitlines()
+        assert len(broken) == len(now) + 1 and set(now) <= set(broken)
+
+
 def test_nexus_is_ready_before_it_has_its_repository(nexus: Made) -> None:
     ready = next(line for line in nexus.haproxy().splitlines() if "200 if { path /ready }" in line)
     assert re.findall(r"nbsrv\((\w+)\)", ready) == ["console"]
