@@ -18,7 +18,20 @@ HERE = 'namespace=~"$namespace"'
 """Label matchers of what runs in the chosen namespace."""
 PODS = f'{HERE}, pod=~"$pod"'
 """Label matchers of the chosen pods."""
-Unit = Literal["short", "percentunit", "bytes", "binBps", "ms", "s", "ops", "reqps", "mps"]
+Unit = Literal[
+    "short",
+    "percentunit",
+    "bytes",
+    "binBps",
+    "ms",
+    "s",
+    "ops",
+    "reqps",
+    "mps",
+    "celsius",
+    "hertz",
+    "watt",
+]
 """Grafana's names of units: bytes by 1024, shares of 1, operations, requests, messages a second."""
 RATE = "$__rate_interval"
 """Grafana's own window for `rate`: it follows the zoom and holds four scrapes at least."""

@@ -14,9 +14,15 @@ from pydantic_core import PydanticCustomError
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 GPU = "nvidia.com/gpu"
+GPU_NODE = {"nvidia.com/gpu.present": "true"}
+"""The label that NVIDIA's feature discovery gives to nodes with a GPU."""
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 Name = Annotated[str, Field(pattern=DNS_LABEL, description="a DNS label (RFC 1123)")]
+MigProfile = Annotated[
+    str,
+    Field(pattern=r"^[1-7]g\.[0-9]{1,3}gb$", description="slice of a GPU: 1g.10gb, 2g.20gb, ..."),
+]
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
@@ -176,6 +182,11 @@ class Images(Mapping[str, Image]):
 
     def __len__(self) -> int:
         return len(self._images)
+
+
+def mig_resource(profile: str) -> str:
+    """A slice as NVIDIA's device plugin names it where its strategy is `mixed`."""
+    return f"nvidia.com/mig-{profile}"
 
 
 class Resources(Model):

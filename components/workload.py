@@ -15,7 +15,7 @@ from components import model
 from components.checks import Check, ExpectedPods
 from components.dashboards import Dashboard
 from components.flows import Flow
-from components.model import Resources, Spread, Storage
+from components.model import GPU, Resources, Spread, Storage
 from policies.model import PREFIX
 
 MONITOR_LABELS = {"release": "estate"}
@@ -113,6 +113,11 @@ def requirements(resources: Resources) -> k8s.core.v1.ResourceRequirementsArgs:
     return k8s.core.v1.ResourceRequirementsArgs(
         requests=quantities["requests"], limits=quantities["limits"]
     )
+
+
+def gpu_tolerations() -> list[k8s.core.v1.TolerationArgs]:
+    """Of the taint that keeps everything else off nodes with GPUs."""
+    return [k8s.core.v1.TolerationArgs(key=GPU, operator="Exists", effect="NoSchedule")]
 
 
 def topology_spread(

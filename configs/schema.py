@@ -30,11 +30,17 @@ from components.datalake.pipeline_config import PipelineConfig
 from components.datalake.postgres_config import PostgresConfig
 from components.datalake.rook_config import RookConfig
 from components.datalake.transfer_config import TransferConfig
-from components.model import DIGEST, Model, Name, SecretRef, problem, refuse
+from components.model import DIGEST, MigProfile, Model, Name, SecretRef, problem, refuse
 from components.model_repository import config as model_repository_config
 from components.model_repository.config import ModelRepositoryConfig
 from components.monitoring.config import MonitoringConfig, PrometheusOperatorConfig
-from components.platform.config import CertManagerConfig, NamespacesConfig, NetworkConfig, PkiConfig
+from components.platform.config import (
+    CertManagerConfig,
+    KedaConfig,
+    NamespacesConfig,
+    NetworkConfig,
+    PkiConfig,
+)
 from components.realtime.mosquitto_config import MosquittoConfig
 from components.triton.config import TritonConfig
 from configs import document, problems
@@ -88,7 +94,10 @@ class Taint(Model):
 
 
 class NodePool(Model):
-    """Nodes of one kind, as they are bought: what `rehearse` schedules on. Zones take turns."""
+    """Nodes of one kind, as they are bought: what `rehearse` schedules on. Zones take turns.
+
+    `gpus` are those of a node that are given whole; `mig` are the slices that others are cut into.
+    """
 
     name: Name
     count: int = Field(ge=1, le=1000)
@@ -96,6 +105,7 @@ class NodePool(Model):
     memory_gib: int = Field(ge=1, le=65_536)
     disk_gib: int = Field(default=100, ge=1, description="for images, logs and scratch files")
     gpus: int = Field(default=0, ge=0, le=64)
+    mig: dict[MigProfile, Annotated[int, Field(ge=1, le=448)]] = Field(default_factory=dict)
     arch: Literal["amd64", "arm64"] = "amd64"
     zones: list[Name] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)
@@ -134,6 +144,7 @@ class Environment(Model):
     rook: RookConfig = RookConfig()
     model_repository: ModelRepositoryConfig | None = None
     serving: TritonConfig | None = None
+    keda: KedaConfig = KedaConfig()
     backup: BackupConfig | None = None
     barman_cloud: BarmanCloudConfig = BarmanCloudConfig()
     console: ConsoleConfig | None = None
@@ -179,9 +190,7 @@ class Environment(Model):
         refuse(self._pipeline_problems())
         refuse(self._backup_problems())
         refuse(self._model_repository_problems())
-        if self.serving is not None and self.model_repository is None:
-            text = "its models come from a registry; declare model_repository too, or leave both"
-            refuse([problem("serving", "declared", text)])
+        refuse(self._serving_problems())
         if self.annotation is not None:
             if self.images.source == "rehearsal":
                 text = "there is no Supervisely in a rehearsal that it could speak to; leave it out"
@@ -278,6 +287,38 @@ class Environment(Model):
             return [problem("model_repository.implementation", "nexus", text)]
         databases = {one.name: one for one in postgres.databases} if postgres is not None else None
         return model_repository_config.postgres_problems(config, databases)
+
+    def _serving_problems(self) -> list[dict[str, Any]]:
+        """What serving needs of the other parts and of the nodes, and is not declared."""
+        config = self.serving
+        if config is None:
+            return []
+        if self.model_repository is None:
+            text = "its models come from a registry; declare model_repository too, or leave both"
+            return [problem("serving", "declared", text)]
+        found: list[dict[str, Any]] = []
+        built = self.images.source == "rehearsal"
+        most = max((pool.gpus for pool in self.nodes), default=0)
+        slices = sorted({profile for pool in self.nodes for profile in pool.mig})
+        for at, pool in enumerate(config.pools):
+            key = f"serving.pools.{at}"
+            if pool.native and built:
+                text = "no package has NVIDIA's image, so none can be built: leave it out"
+                found.append(problem(f"{key}.native", True, text))
+            if self.nodes and pool.resources.gpus > most:
+                text = f"no node has so many; a pool of `nodes` has {most} at most"
+                found.append(problem(f"{key}.resources.gpus", pool.resources.gpus, text))
+            if self.nodes and pool.mig is not None and pool.mig not in slices:
+                text = f"no node has such slices; `nodes` have {', '.join(slices) or 'none'} (mig)"
+                found.append(problem(f"{key}.mig", pool.mig, text))
+            if pool.autoscaling is not None and (built or self.monitoring is None):
+                text = (
+                    "no package has KEDA's images, so none can be built: leave it out"
+                    if built
+                    else "it goes by what Prometheus measures; declare monitoring too, or leave it"
+                )
+                found.append(problem(f"{key}.autoscaling", "declared", text))
+        return found
 
     def with_profiles(self, chosen: Collection[str]) -> Environment:
         """Return this environment without the parts of profiles that are not chosen."""

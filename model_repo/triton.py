@@ -47,6 +47,7 @@ def configuration(
     versions: Sequence[int],
     *,
     native: bool = False,
+    gpu: bool = False,
     threads: int = 1,
 ) -> str:
     """`config.pbtxt` of a model.
@@ -56,6 +57,7 @@ def configuration(
         serving: how it is served.
         versions: which versions Triton loads; the others in the folder stay where they are.
         native: Triton's own backend of the framework, where there is one.
+        gpu: a native backend's instances are on the GPU; the Python backend's stay on the CPU.
         threads: of each instance.
 
     Raises:
@@ -75,7 +77,9 @@ def configuration(
     for tensor in version.outputs:
         config.output.add(name=tensor.name, data_type=_type(tensor, thing), dims=tensor.shape[1:])
     config.version_policy.specific.versions.extend(sorted(set(versions)))
-    group = config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=serving.instances)
+    on_gpu = gpu and is_native(version.framework, native=native)
+    kind = pb.ModelInstanceGroup.KIND_GPU if on_gpu else pb.ModelInstanceGroup.KIND_CPU
+    group = config.instance_group.add(kind=kind, count=serving.instances)
     if limit := serving.rate_limit:
         group.rate_limiter.priority = limit.priority
         for name, count in sorted(limit.resources.items()):

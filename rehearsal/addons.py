@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from components.model import GPU
+from components.model import GPU, GPU_NODE, mig_resource
 from configs.schema import NodePool
 from rehearsal import sandbox
 
@@ -48,8 +48,21 @@ def fleet(*, take_all: bool = False) -> str:
 
 
 def nodes(pools: Sequence[NodePool]) -> str:
-    """An environment's own nodes, simulated, as one YAML stream of Node objects."""
-    found = []
+    """An environment's own nodes, simulated, as one YAML stream of Node objects.
+
+    Those with GPUs are labelled as by NVIDIA's feature discovery, and where there are any comes
+    the runtime class too: its GPU operator brings both to a real cluster.
+    """
+    found: list[dict[str, Any]] = []
+    if any(pool.gpus or pool.mig for pool in pools):
+        found.append(
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": "nvidia"},
+                "handler": "nvidia",
+            }
+        )
     for pool in pools:
         capacity: dict[str, object] = {
             "cpu": pool.cpu,
@@ -59,7 +72,10 @@ def nodes(pools: Sequence[NodePool]) -> str:
         }
         if pool.gpus:
             capacity[GPU] = pool.gpus
+        capacity |= {mig_resource(profile): count for profile, count in pool.mig.items()}
         values = {**pool.model_dump(), "capacity": capacity}
+        if pool.gpus or pool.mig:
+            values["labels"] = {**GPU_NODE, **pool.labels}
         for index in range(pool.count):
             node = _node(values, index)
             node["spec"]["taints"] = values["taints"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.platform.cert_manager import CertManager
-from components.platform.namespaces import NAMESPACES, STORAGE, Namespaces
+from components.platform.namespaces import AUTOSCALING, GPUS, NAMESPACES, STORAGE, Namespaces
 from components.platform.network import Network
 from components.platform.pki import Pki
 from stacks.context import Context, manifest
@@ -28,12 +28,17 @@ class Platform:
 
 def deploy_namespaces(context: Context) -> Namespaces:
     """The namespaces come before everything, operators included."""
-    ceph = context.environment.ceph
-    operated = ceph is not None and ceph.implementation == "rook"
+    environment = context.environment
+    ceph, monitoring = environment.ceph, environment.monitoring
+    needed = {
+        STORAGE: ceph is not None and ceph.implementation == "rook",
+        GPUS: monitoring is not None and monitoring.dcgm is not None,
+        AUTOSCALING: environment.serving is not None and environment.serving.autoscaled,
+    }
     return Namespaces(
         "namespaces",
-        context.environment.namespaces,
-        namespaces=[*NAMESPACES, STORAGE] if operated else NAMESPACES,
+        environment.namespaces,
+        namespaces=[*NAMESPACES, *(name for name, wanted in needed.items() if wanted)],
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
 

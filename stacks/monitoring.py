@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pulumi
 
+from components.monitoring.dcgm import Dcgm
 from components.monitoring.grafana import Dashboards
 from components.monitoring.monitoring import Monitoring, asked
 from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
 from components.monitoring.state_metrics import StateMetrics
-from components.platform.namespaces import NAMESPACES, Namespaces
+from components.platform.namespaces import GPUS, Namespaces
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
 
@@ -21,7 +22,7 @@ def deploy_operator(context: Context, namespaces: Namespaces) -> PrometheusOpera
         "prometheus-operator",
         context.environment.prometheus_operator,
         namespace=namespaces.names["monitoring"],
-        watched=NAMESPACES,
+        watched=sorted(namespaces.names),
         images=context.images,
         objects=manifest(MANIFEST),
         opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[namespaces]),
@@ -53,7 +54,7 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
         "monitoring",
         config,
         namespace=platform.namespaces["monitoring"],
-        watched=NAMESPACES,
+        watched=sorted(platform.namespaces),
         images=context.images,
         operator=operator.ready,
         authority=platform.pki.authority,
@@ -74,6 +75,18 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
             opts=pulumi.ResourceOptions(provider=context.provider),
         )
         context.declare(state)
+    if config.dcgm is not None:
+        dcgm = Dcgm(
+            "dcgm-exporter",
+            config.dcgm,
+            namespace=platform.namespaces[GPUS],
+            image=context.images["dcgm_exporter"],
+            authority=platform.pki.authority,
+            issuer=platform.pki.ready,
+            monitors=operator.definitions,
+            opts=pulumi.ResourceOptions(provider=context.provider),
+        )
+        context.declare(dcgm)
     context.links["prometheus"] = monitoring.prometheus_url
     context.links["alertmanager"] = monitoring.alertmanager_url
     return monitoring

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pulumi
 
 from components.model_repository.repository import ModelRepository
+from components.platform.keda import MANIFEST, Keda
+from components.platform.namespaces import AUTOSCALING
 from components.triton.models import ModelDeclaration, config_map
 from components.triton.serving import Serving
-from stacks.context import Context
+from stacks.context import Context, manifest
 from stacks.datalake import Monitors
 from stacks.foundation import Platform
 
@@ -22,12 +26,14 @@ def deploy(
     assert repository is not None  # the environment's model asks for it
     namespace = platform.namespaces["serving"]
     models = deploy_models(context, namespace)
-    image = "triton" if config.native else "estate_triton"
     serving = Serving(
         "serving",
         config,
         namespace=namespace,
-        image=context.images[image],
+        image=context.images["estate_triton"],
+        native_image=(
+            context.images["triton"] if any(pool.native for pool in config.pools) else None
+        ),
         service_image=context.images["estate_serving"],
         proxy_image=context.images["haproxy"],
         repository=repository,
@@ -35,12 +41,33 @@ def deploy(
         authority=platform.pki.authority,
         issuer=platform.pki.ready,
         monitors=monitors,
+        autoscaler=_autoscaler(context, platform, monitors) if config.autoscaled else (),
         opts=pulumi.ResourceOptions(provider=context.provider, depends_on=[platform.pki]),
     )
     context.declare(serving)
     context.links["inference"] = serving.url
     pulumi.export("serving", {"url": serving.url})
     return serving
+
+
+def _autoscaler(
+    context: Context, platform: Platform, monitors: Monitors
+) -> Sequence[pulumi.Resource]:
+    """KEDA, for this layer alone."""
+    keda = Keda(
+        "keda",
+        context.environment.keda,
+        namespace=platform.namespaces[AUTOSCALING],
+        scaled={"serving": platform.namespaces["serving"]},
+        images=context.images,
+        objects=manifest(MANIFEST),
+        authority=platform.pki.authority,
+        issuer=platform.pki.ready,
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(keda)
+    return keda.ready
 
 
 def deploy_models(context: Context, namespace: pulumi.Input[str]) -> list[ModelDeclaration]:

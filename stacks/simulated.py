@@ -47,6 +47,11 @@ def transform(
     if kind.endswith("WebhookConfiguration"):
         # One that is registered refuses every object of its kinds: nobody answers.
         props["webhooks"] = []
+    elif kind == "APIService":
+        # Nobody answers for its kinds either; without a Service they are only not there.
+        spec = props["spec"]
+        assert isinstance(spec, Mapping)
+        props["spec"] = {key: spec[key] for key in spec if key not in ("service", "caBundle")}
     elif not (
         is_custom(str(props.get("apiVersion") or props.get("api_version") or ""))
         or (os.environ.get(REHEARSE_VARIABLE) == "1" and args.type_.endswith(_WORKLOADS))

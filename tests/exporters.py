@@ -14,10 +14,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from components.datalake import kafka_files
 from components.datalake.pgpool_config import exporter_conf
+from components.monitoring import dcgm
 from components.realtime import mosquitto_config
 from services.annotation import metrics as annotation
 from services.console import metrics as console
 from services.pipeline import metrics as pipeline
+from services.serving import metrics as serving
 from services.transfer import metrics as transfer
 from stacks.context import manifest
 
@@ -50,6 +52,9 @@ _PARTS = {
     "mosquitto": (),
     "model-registry": ("haproxy", "distribution", "process"),
     "monitoring": ("prometheus_server", "alertmanager"),
+    "serving": ("triton", "haproxy"),
+    "keda-operator": (*_OPERATOR, "keda"),
+    "dcgm-exporter": (),
 }
 
 
@@ -62,12 +67,19 @@ def exported(part: str) -> set[str]:
         "pipeline": lambda: _client(pipeline),
         "annotation": lambda: _client(annotation),
         "console": lambda: _client(console),
+        "serving": lambda: _client(serving),
+        "dcgm-exporter": _dcgm,
         "mosquitto": lambda: {name for name, _, _ in mosquitto_config._METRICS.values()},
     }
     found = set(_RECORDED["prometheus"])
     for exporter in _PARTS[part]:
         found |= _RECORDED[exporter]
     return found | (made[part]() if part in made else set())
+
+
+def unknown_dcgm_fields() -> set[str]:
+    """Fields that the exporter is told to read and DCGM, as far as it is recorded, has not."""
+    return {*dcgm.COUNTERS, *dcgm.PROFILING} - _RECORDED["dcgm"]
 
 
 def unmade_kafka_series() -> set[str]:
@@ -105,6 +117,12 @@ def _cnpg() -> set[str]:
         for column, details in metric.items()
         if details["usage"] != "LABEL"
     }
+
+
+def _dcgm() -> set[str]:
+    """A field's name is its series'; a label is on the others."""
+    fields = {**dcgm.COUNTERS, **dcgm.PROFILING}
+    return {name for name, (type_, _) in fields.items() if type_ != "label"}
 
 
 def _pgpool() -> set[str]:

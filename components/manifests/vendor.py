@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -36,7 +37,8 @@ class Source(NamedTuple):
     """Where one manifest comes from and which resources of it are left out.
 
     `file` is a manifest, with `more` beside it where a release has several, or a chart's folder that
-    is rendered with `values` (`--set`). Without a `module` there is nothing to find: `file` is the
+    is rendered with `values` (`--set`). `patches` (JSON patches, object -> file) are the release's
+    own, which its kustomization applies. Without a `module` there is nothing to find: `file` is the
     release of Strimzi whose definitions are made.
     """
 
@@ -45,6 +47,7 @@ class Source(NamedTuple):
     omit: frozenset[str]
     values: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    patches: Mapping[str, str] = MappingProxyType({})
 
 
 # Prometheus is told by the estate's own PodMonitor: no annotations, no services to scrape by.
@@ -114,6 +117,31 @@ SOURCES = {
             }
         ),
     ),
+    # 2.20.2: of the releases that the proxy has, the newest but one, whose images' digests are public.
+    "keda-2.20.2": Source(
+        "github.com/kedacore/keda/v2@v2.20.2",
+        "config/crd/bases/keda.sh_scaledobjects.yaml",
+        # Its rights are declared in keda.py, for the namespaces that are scaled alone.
+        frozenset(),
+        more=(
+            "config/crd/bases/keda.sh_scaledjobs.yaml",
+            "config/crd/bases/keda.sh_triggerauthentications.yaml",
+            "config/crd/bases/keda.sh_clustertriggerauthentications.yaml",
+            "config/crd/bases/eventing.keda.sh_cloudeventsources.yaml",
+            "config/crd/bases/eventing.keda.sh_clustercloudeventsources.yaml",
+            "config/manager/manager.yaml",
+            "config/manager/service.yaml",
+            "config/metrics-server/deployment.yaml",
+            "config/metrics-server/service.yaml",
+            "config/metrics-server/api_service.yaml",
+        ),
+        patches={
+            "CustomResourceDefinition/scaledobjects.keda.sh": (
+                "config/crd/patches/scaledobject_patch.yaml"
+            ),
+            "CustomResourceDefinition/scaledjobs.keda.sh": "config/crd/patches/scaledjob_patch.yaml",
+        },
+    ),
     # The definition alone; the operator and its rights are declared in mongodb_operator.py.
     "mongodb-community-0.13.0": Source(
         "github.com/mongodb/mongodb-kubernetes-operator@v0.13.0",
@@ -167,10 +195,32 @@ def strip(schema: Any) -> Any:
     }
 
 
-def convert(text: str, omit: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a manifest, stripped, without those named `Kind/name` in `omit`."""
+def patched(item: Any, patch: list[dict[str, Any]]) -> Any:
+    """The object after a JSON patch (RFC 6902) of `add` and `remove`; KeyError where it differs."""
+    for step in patch:
+        *parents, last = step["path"].lstrip("/").split("/")
+        at = item
+        for name in parents:
+            at = at[int(name)] if isinstance(at, list) else at[name]
+        if step["op"] == "remove":
+            del at[last]
+        elif step["op"] != "add":
+            raise KeyError(f"{step['op']} at {step['path']}: only add and remove are known here")
+        elif last == "-":
+            at.append(step["value"])
+        else:
+            at[last] = step["value"]
+    return item
+
+
+def convert(
+    text: str, omit: frozenset[str], patches: Mapping[str, list[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """The objects of a manifest, patched and stripped, without those of `omit` (`Kind/name`)."""
     for item in yaml.load_all(text, Loader=_Loader):
-        if item and f"{item['kind']}/{item['metadata']['name']}" not in omit:
+        name = f"{item['kind']}/{item['metadata']['name']}" if item else ""
+        if item and name not in omit:
+            item = patched(item, patches.get(name, []))
             yield strip(item) if item["kind"] == "CustomResourceDefinition" else item
 
 
@@ -217,8 +267,12 @@ def render(name: str, cache: Path) -> str:
         f"# {made}schema descriptions stripped.\n"
         "# Made by components/manifests/vendor.py; do not edit.\n---\n"
     )
+    patches = {
+        name: yaml.load((cache / source.module / file).read_text(), Loader=_Loader)
+        for name, file in source.patches.items()
+    }
     body = yaml.dump_all(
-        convert(text, source.omit), Dumper=yaml.CSafeDumper, sort_keys=False, width=100
+        convert(text, source.omit, patches), Dumper=yaml.CSafeDumper, sort_keys=False, width=100
     )
     return head + body
 

@@ -13,6 +13,21 @@ class StateMetricsConfig(Model):
     resources: Resources = Resources(cpu_request_m=10, memory_request_mib=48, memory_limit_mib=128)
 
 
+class DcgmConfig(Model):
+    """NVIDIA's exporter on every node with a GPU.
+
+    `profiling` adds how busy slices (MIG) and memory are, which NVIDIA's driver tells nobody
+    without SYS_ADMIN. `runtime_class` is that of NVIDIA's GPU operator: by it the exporter has all
+    GPUs.
+    """
+
+    profiling: bool = False
+    interval_s: int = Field(default=15, ge=1, le=300)
+    hot_c: int = Field(default=85, ge=40, le=120, description="alert from here on, degrees")
+    runtime_class: Name | None = "nvidia"
+    resources: Resources = Resources(cpu_request_m=50, memory_request_mib=256, memory_limit_mib=512)
+
+
 class PrometheusConfig(Model):
     """Prometheus: every replica scrapes everything on its own."""
 
@@ -64,12 +79,14 @@ class MonitoringConfig(Model):
     """Prometheus and Alertmanager; `protect` refuses to delete them, and with them their data.
 
     With `dashboards` every part brings a ConfigMap that a Grafana in the cluster shows.
-    `state_metrics` says when CronJobs last succeeded: alerts about backups need it.
+    `state_metrics` says when CronJobs last succeeded: alerts about backups need it. `dcgm` says
+    what nodes' GPUs do.
     """
 
     prometheus: PrometheusConfig = PrometheusConfig()
     alertmanager: AlertmanagerConfig = AlertmanagerConfig()
     state_metrics: StateMetricsConfig | None = None
+    dcgm: DcgmConfig | None = None
     spread: Spread = "prefer"
     dashboards: bool = True
     protect: bool = True

@@ -311,9 +311,13 @@ class Monitoring(Component):
         ]
 
 
+PROMETHEUS_URL = f"https://{PROMETHEUS}.{NAMESPACE}.svc.cluster.local:{prometheus.PORT}"
+"""As pods find it; without a login, by TLS of the estate's authority."""
+
+
 def asked() -> dict[str, JsonValue]:
     """How a probe asks Prometheus: its address, and what its certificate is verified with."""
-    return {"url": _url(PROMETHEUS, prometheus.PORT), "ca": _ca(PROMETHEUS)}
+    return {"url": PROMETHEUS_URL, "ca": _ca(PROMETHEUS)}
 
 
 def _url(service: str, port: int) -> str:

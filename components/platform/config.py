@@ -8,9 +8,18 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.flows import Port
-from components.model import GPU, Model, Resources, immutable, problem, refuse
+from components.model import GPU, Model, Resources, Spread, immutable, problem, refuse
 
-Namespace = Literal["platform", "datalake", "realtime", "serving", "monitoring", "storage"]
+Namespace = Literal[
+    "platform",
+    "datalake",
+    "realtime",
+    "serving",
+    "monitoring",
+    "storage",
+    "autoscaling",
+    "gpu",
+]
 
 
 class Quota(Model):
@@ -62,6 +71,15 @@ class CertManagerConfig(Model):
     controller: Resources = Resources(cpu_request_m=20, memory_request_mib=64, memory_limit_mib=192)
     webhook: Resources = Resources(cpu_request_m=10, memory_request_mib=32, memory_limit_mib=96)
     cainjector: Resources = Resources(cpu_request_m=10, memory_request_mib=64, memory_limit_mib=192)
+    protect: bool = True
+
+
+class KedaConfig(Model):
+    """Each replica of KEDA's operator, and of its metrics adapter; one of each leads."""
+
+    replicas: int = Field(default=2, ge=1, le=4)
+    resources: Resources = Resources(cpu_request_m=50, memory_request_mib=128, memory_limit_mib=512)
+    spread: Spread = "prefer"
     protect: bool = True
 
 

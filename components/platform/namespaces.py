@@ -1,8 +1,8 @@
-"""The namespaces of the estate, Pod Security `restricted` but for the one of storage drivers."""
+"""The namespaces of the estate, Pod Security `restricted` but for what needs nodes' own files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import pulumi
@@ -16,8 +16,20 @@ POD_SECURITY_VERSION = "v1.35"
 
 
 STORAGE: Namespace = "storage"
-"""Of Rook, where it runs Ceph: privileged, since it mounts volumes and reads the nodes' disks."""
-NAMESPACES: tuple[Namespace, ...] = tuple(one for one in get_args(Namespace) if one != STORAGE)
+"""Of Rook, where it runs Ceph."""
+GPUS: Namespace = "gpu"
+"""Of what looks at the nodes' GPUs, where it is declared."""
+AUTOSCALING: Namespace = "autoscaling"
+"""Of KEDA, where something is scaled by it."""
+PRIVILEGED: Mapping[Namespace, str] = {
+    STORAGE: "storage drivers mount volumes on nodes, and OSDs open the nodes' disks",
+    GPUS: "the exporter asks each node's kubelet, by its socket, which pod has which GPU",
+}
+"""Why they are no `restricted` ones."""
+_SOMETIMES = (*PRIVILEGED, AUTOSCALING)
+NAMESPACES: tuple[Namespace, ...] = tuple(
+    one for one in get_args(Namespace) if one not in _SOMETIMES
+)
 """Those of every environment."""
 
 
@@ -37,9 +49,8 @@ class Namespaces(Component):
         super().__init__("estate:platform:Namespaces", name, opts)
         self.names = {}
         for namespace in namespaces:
-            privileged = namespace == STORAGE
-            level = "privileged" if privileged else "restricted"
-            reason = "storage drivers mount volumes on nodes, and OSDs open the nodes' disks"
+            reason = PRIVILEGED.get(namespace)
+            level = "restricted" if reason is None else "privileged"
             created = k8s.core.v1.Namespace(
                 namespace,
                 metadata=meta(
@@ -58,7 +69,7 @@ class Namespaces(Component):
                             )
                         },
                     },
-                    waive({"pod-security": reason}) if privileged else None,
+                    None if reason is None else waive({"pod-security": reason}),
                 ),
                 opts=self.child(protect=config.protect),
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from components.model import Model, Name, Resources, Spread, problem, refuse
+from components.model import MigProfile, Model, Name, Resources, Spread, problem, refuse
 
 NAMESPACE = "serving"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
@@ -25,14 +25,18 @@ class Autoscaling(Model):
 
     max_replicas: int = Field(ge=2, le=64)
     queue_us: int = Field(default=2000, ge=1, le=10_000_000, description="mean, per request")
-    cooldown_s: int = Field(default=300, ge=30, le=86_400)
+    cooldown_s: int = Field(
+        default=300, ge=30, le=3600, description="a replica goes when none more was wanted so long"
+    )
 
 
 class TritonPool(Model):
     """Replicas of Triton on nodes of one kind, for the versions that are served and the canary's.
 
-    `mig` asks for a slice of a GPU instead of whole ones: the profile as the device plugin names
-    it, `1g.10gb` for one.
+    `native`: models run in Triton's own backends, which NVIDIA's image has for ONNX and PyTorch;
+    otherwise all of them in the estate's Python backend, whose image has every framework.
+    `mig` asks for a slice of a GPU instead of whole ones. `runtime_class` is for clusters whose
+    default runtime hands no GPU to a container; NVIDIA's GPU operator brings the class `nvidia`.
     """
 
     name: Name
@@ -44,7 +48,9 @@ class TritonPool(Model):
     sync_resources: Resources = Resources(
         cpu_request_m=20, memory_request_mib=96, memory_limit_mib=384
     )
-    mig: Annotated[str, Field(pattern=r"^[1-7]g\.[0-9]{1,3}gb$")] | None = None
+    native: bool = False
+    mig: MigProfile | None = None
+    runtime_class: Name | None = None
     models_gib: int = Field(default=4, ge=1, le=4096, description="on each node, for all models")
     shared_memory_mib: int = Field(
         default=256, ge=64, le=65_536, description="between Triton and its Python backends"
@@ -59,6 +65,12 @@ class TritonPool(Model):
         if self.mig is not None and self.resources.gpus:
             text = "a slice of a GPU, or whole ones: leave one of mig and resources.gpus out"
             found.append(problem("mig", self.mig, text))
+        if self.gpu and not self.native:
+            text = "models run on a GPU in Triton's own backends alone: set it"
+            found.append(problem("native", self.native, text))
+        if self.runtime_class is not None and not self.gpu:
+            text = "for a pool with mig or resources.gpus; leave it out"
+            found.append(problem("runtime_class", self.runtime_class, text))
         needed = self.shared_memory_mib + self.response_cache_mib + 256
         if self.resources.memory_limit_mib < needed:
             text = f"at least {needed}: shared memory and response cache are part of it"
@@ -79,14 +91,9 @@ class TritonPool(Model):
 
 
 class TritonConfig(Model):
-    """Serving: a gateway before pools of Triton.
-
-    `native`: models run in Triton's own backends (NVIDIA's images have them); otherwise all of them
-    in the estate's Python backend.
-    """
+    """Serving: a gateway before pools of Triton."""
 
     pools: list[TritonPool] = Field(default=[TritonPool(name="cpu")], min_length=1, max_length=8)
-    native: bool = False
     gateway_replicas: int = Field(default=2, ge=1, le=16)
     gateway_resources: Resources = Resources(
         cpu_request_m=50, memory_request_mib=64, memory_limit_mib=256
@@ -97,6 +104,11 @@ class TritonConfig(Model):
     request_timeout_s: int = Field(default=30, ge=1, le=3600)
     request_mib: int = Field(default=64, ge=1, le=2048, description="the longest request body")
     spread: Spread = "prefer"
+
+    @property
+    def autoscaled(self) -> bool:
+        """Whether any pool is."""
+        return any(pool.autoscaling is not None for pool in self.pools)
 
     @model_validator(mode="after")
     def _pools_differ(self) -> TritonConfig:

@@ -99,6 +99,17 @@ def serving_dashboard(name: str, namespace: str, config: TritonConfig) -> Dashbo
                 {"{{model}}": quiet(f"({took} / ({asked} > 0) / 1000)")},
             ),
             graph(
+                "How long a rollout is where it is",
+                "By model and phase; beyond ten minutes in one it hangs.",
+                "s",
+                {
+                    "{{model}} {{phase}}": quiet(
+                        "(time() - max by (model, phase) "
+                        f'(serving_phase_timestamp_seconds{{{HERE}, phase!="idle"}}))'
+                    )
+                },
+            ),
+            graph(
                 "From the registry to a pod (95th percentile)",
                 "Zero while nothing is pulled.",
                 "s",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pulumi_kubernetes as k8s
 
-from components.model import GPU, Image
+from components.model import GPU_NODE, Image, mig_resource
 from components.model_repository.config import TRUST_KEY
 from components.model_repository.repository import ModelRepository
 from components.triton.config import (
@@ -23,6 +23,7 @@ from components.workload import (
     TRUST_CONFIG_MAP,
     config_map_volume,
     container_security,
+    gpu_tolerations,
     labels,
     memory_volume,
     pod_security,
@@ -78,7 +79,8 @@ def sync_settings(
             "repository": REPOSITORY,
             "versions": VERSIONS,
             "triton": f"http://127.0.0.1:{HTTP_PORT}",
-            "native": config.native,
+            "native": pool.native,
+            "gpu": pool.gpu,
             "server": server_settings(SYNC_PORT),
         }
     )
@@ -127,6 +129,11 @@ class Seat:
         return self.pool.replicas if self.track == "stable" else self.pool.canary_replicas
 
     @property
+    def scaled(self) -> bool:
+        """Whether KEDA decides how many there are."""
+        return self.track == "stable" and self.pool.autoscaling is not None
+
+    @property
     def selector(self) -> dict[str, str]:
         """The labels of its pods."""
         return labels(self.name)
@@ -155,10 +162,9 @@ def pod_spec(
         enable_service_links=False,
         security_context=pod_security(UID),
         topology_spread_constraints=topology_spread(seat.selector, pool.spread, seat.replicas),
-        node_selector={"accelerator": "nvidia"} if pool.gpu else None,
-        tolerations=[k8s.core.v1.TolerationArgs(key=GPU, operator="Exists", effect="NoSchedule")]
-        if pool.gpu
-        else None,
+        node_selector=GPU_NODE if pool.gpu else None,
+        tolerations=gpu_tolerations() if pool.gpu else None,
+        runtime_class_name=pool.runtime_class,
         # Triton answers what it has, for as long as a request may take.
         termination_grace_period_seconds=config.request_timeout_s + 15,
         containers=[_triton(seat, config, image), _sync(pool, sync_image)],
@@ -215,7 +221,7 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
     cache = [f"--cache-config=local,size={pool.response_cache_mib << 20}"]
     resources = requirements(pool.resources)
     if pool.mig is not None:
-        slice_ = {f"nvidia.com/mig-{pool.mig}": "1"}
+        slice_ = {mig_resource(pool.mig): "1"}
         quantities = pool.resources.quantities()
         resources = k8s.core.v1.ResourceRequirementsArgs(
             requests={**quantities["requests"], **slice_},
@@ -247,6 +253,10 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
             port(name="grpc", container_port=GRPC_PORT),
             port(name="metrics", container_port=METRICS_PORT),
         ],
+        # NVIDIA's images ask for all GPUs of a node, and a runtime may hand them over unasked.
+        env=[k8s.core.v1.EnvVarArgs(name="NVIDIA_VISIBLE_DEVICES", value="void")]
+        if pool.native and not pool.gpu
+        else None,
         security_context=container_security(),
         resources=resources,
         startup_probe=probe(http=("/v2/health/live", "http"), period_s=1, failures=180),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.triton.autoscaling import queue_us
 from components.triton.config import TritonConfig
 from components.workload import alert
 
@@ -13,7 +14,7 @@ def serving_rules(namespace: str, config: TritonConfig) -> list[dict[str, Any]]:
     here = f'namespace="{namespace}"'
     requests = f"sum by (model) (rate(nv_inference_request_success{{{here}}}[5m]))"
     failures = f"sum by (model) (rate(nv_inference_request_failure{{{here}}}[5m]))"
-    found = []
+    found: list[dict[str, Any]] = []
     for pool in config.pools:
         servers = f'haproxy_backend_active_servers{{{here}, proxy="{pool.name}-stable-http"}}'
         found += [
@@ -31,6 +32,18 @@ def serving_rules(namespace: str, config: TritonConfig) -> list[dict[str, Any]]:
                 severity="warning",
             ),
         ]
+        if pool.autoscaling is not None:
+            most, queue = pool.autoscaling.max_replicas, pool.autoscaling.queue_us
+            found.append(
+                alert(
+                    f"ServingPoolFull{_camel(pool.name)}",
+                    f"max({servers}) >= {most} and on () ({queue_us(pool.name)}) > {queue}",
+                    f"pool {pool.name} has all {most} replicas that it may have, and requests wait "
+                    "all the same: raise max_replicas, or make its models quicker",
+                    for_s=600,
+                    severity="warning",
+                )
+            )
     return [
         *found,
         alert(

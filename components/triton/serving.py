@@ -14,6 +14,7 @@ from components.model import Image, together
 from components.model_repository.repository import ModelRepository
 from components.triton import gateway_files as files
 from components.triton import pods
+from components.triton.autoscaling import scaled_object
 from components.triton.checks import serving_checks
 from components.triton.config import (
     CLIENTS_PORT,
@@ -79,6 +80,7 @@ class Serving(Component):
         *,
         namespace: pulumi.Input[str],
         image: Image,
+        native_image: Image | None = None,
         service_image: Image,
         proxy_image: Image,
         repository: ModelRepository,
@@ -86,18 +88,23 @@ class Serving(Component):
         authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         monitors: Sequence[pulumi.Resource] | None = None,
+        autoscaler: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """`models`: which version of each model is declared."""
+        """`models`: which version of each model is declared; `native_image` is of pools that are
+        native, `autoscaler` what takes a ScaledObject.
+        """
         super().__init__("estate:serving:Serving", name, opts)
         self._config, self._namespace = config, namespace
-        self._image, self._service_image, self._proxy_image = image, service_image, proxy_image
+        self._image, self._native_image = image, native_image
+        self._service_image, self._proxy_image = service_image, proxy_image
         self._repository, self._authority, self._issuer = repository, authority, issuer
         self._seats = [Seat(pool, track) for pool in config.pools for track in TRACKS]
         tls = self._certificates()
         gateway = self._gateway(tls)
         controller = self._controller(tls)
         servers = self._servers(tls)
+        self._scale(autoscaler, servers)
         self.pods = Pods(name=GATEWAY, namespace=NAMESPACE, selector=labels(GATEWAY))
         self._control = Pods(name=CONTROLLER, namespace=NAMESPACE, selector=labels(CONTROLLER))
         self._flows()
@@ -179,7 +186,7 @@ class Serving(Component):
     def _deployment(
         self,
         name: str,
-        replicas: int | None,
+        replicas: int,
         pod: k8s.core.v1.PodSpecArgs,
         settings: k8s.core.v1.ConfigMap,
         depends_on: Sequence[pulumi.Resource],
@@ -188,6 +195,7 @@ class Serving(Component):
         reasons: Mapping[str, str] | None = None,
         strategy: k8s.apps.v1.DeploymentStrategyArgs | None = None,
         min_ready_s: int | None = None,
+        scaled: bool = False,
     ) -> k8s.apps.v1.Deployment:
         selector = labels(name)
         return k8s.apps.v1.Deployment(
@@ -208,8 +216,8 @@ class Serving(Component):
             ),
             opts=self.child(
                 depends_on=[*depends_on, settings],
-                # The queue decides how many there are.
-                ignore_changes=["spec.replicas"] if replicas is None else None,
+                # It begins with so many; from then on the queue decides.
+                ignore_changes=["spec.replicas"] if scaled else None,
             ),
         )
 
@@ -224,6 +232,13 @@ class Serving(Component):
         )
         account = self._account("triton", [reads])
         return [self._server(seat, [*account, tls["triton"]]) for seat in self._seats]
+
+    def _image_of(self, seat: Seat) -> Image:
+        if not seat.pool.native:
+            return self._image
+        if self._native_image is None:
+            raise ValueError(f"pool {seat.pool.name} is native: give native_image")
+        return self._native_image
 
     def _server(self, seat: Seat, depends_on: Sequence[pulumi.Resource]) -> k8s.apps.v1.Deployment:
         settings = self._config_map(
@@ -257,7 +272,7 @@ class Serving(Component):
             pods.pod_spec(
                 seat,
                 self._config,
-                image=self._image,
+                image=self._image_of(seat),
                 sync_image=self._service_image,
                 account="triton",
                 repository=self._repository,
@@ -273,10 +288,18 @@ class Serving(Component):
             ),
             # The gateway finds a new pod within a second or two: the old one goes after.
             min_ready_s=3,
+            scaled=seat.scaled,
         )
         if seat.replicas > 1:
             disruption_budget(seat.name, self._namespace, seat.selector, self.child())
         return deployment
+
+    def _scale(
+        self, autoscaler: Sequence[pulumi.Resource], servers: Sequence[pulumi.Resource]
+    ) -> None:
+        for seat in self._seats:
+            if seat.scaled:
+                scaled_object(seat, self._namespace, self.child(depends_on=[*autoscaler, *servers]))
 
     # -- the gateway ----------------------------------------------------------------------------
 

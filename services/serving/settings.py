@@ -61,6 +61,7 @@ class SyncSettings(_Strict):
     """What was pulled, to which it leads."""
     triton: str = "http://127.0.0.1:8000"
     native: bool = False
+    gpu: bool = False
     server: ServerSettings
 
 

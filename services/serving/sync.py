@@ -255,7 +255,13 @@ class Sync:
     def _lay_out(self, name: str, model: _Model, serving: Serving, good: list[Version]) -> None:
         told = model.stored[good[-1]].version
         native = self._settings.native
-        text = layout.configuration(told, serving, [one.version for one in good], native=native)
+        text = layout.configuration(
+            told,
+            serving,
+            [one.version for one in good],
+            native=native,
+            gpu=self._settings.gpu,
+        )
         folders = {one.version: self._folder(name, one) for one in good}
         own = layout.is_native(told.framework, native=native)
         layout.lay_out(self._settings.repository, name, text, folders, None if own else BACKEND)

@@ -29,8 +29,13 @@ from components.datalake.strimzi_operator import strimzi_rules
 from components.datalake.transfer_config import TransferConfig
 from components.datalake.transfer_rules import transfer_rules
 from components.model_repository.rules import model_repository_rules
+from components.monitoring.config import DcgmConfig
+from components.monitoring.dcgm_rules import dcgm_rules
 from components.monitoring.rules import rules
 from components.platform.certificate_rules import DAY_S, certificate_rules
+from components.platform.keda import keda_rules
+from components.triton.config import TritonConfig
+from components.triton.rules import serving_rules
 
 POSTGRES = PostgresConfig.model_validate(
     {
@@ -70,6 +75,9 @@ ANNOTATION = AnnotationConfig.model_validate(
         "classes": [{"name": "car", "shape": "rectangle"}],
     }
 )
+SERVING = TritonConfig.model_validate(
+    {"pools": [{"name": "cpu", "autoscaling": {"max_replicas": 4, "queue_us": 1000}}]}
+)
 CEPH_OSD = 'ceph_osd_up{ceph_daemon="osd.1"}'
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
@@ -88,6 +96,10 @@ GROUPS = {
     "model-registry": model_repository_rules("model-registry", "serving"),
     "monitoring": rules("monitoring"),
     "cert-manager": certificate_rules("platform"),
+    "serving": serving_rules("serving", SERVING),
+    "keda": keda_rules(),
+    "dcgm": dcgm_rules(DcgmConfig()),
+    "dcgm-profiling": dcgm_rules(DcgmConfig(profiling=True)),
 }
 INSTANCE = '{namespace="datalake", pod="postgres-1"}'
 BACKED_UP = f"{METRICS}_last_available_backup_timestamp{INSTANCE}"
@@ -126,6 +138,58 @@ def expires(name: str) -> str:
 
 def renews(name: str) -> str:
     return f'certmanager_certificate_renewal_timestamp_seconds{{namespace="a", name="{name}"}}'
+
+
+SERVERS = 'haproxy_backend_active_servers{namespace="serving", proxy="cpu-stable-http"}'
+ROUND_AT = 'serving_round_timestamp_seconds{namespace="serving"}'
+ASKED, FAILED_S = "request_success", "request_failure"
+GPU = 'namespace="gpu", Hostname="gpu-0", gpu="0"'
+GIVEN = ', exported_pod="triton-gpu-stable-a"'
+DCGM_UP = 'up{namespace="gpu", job="gpu/dcgm-exporter"}'
+KEDA_UP = 'up{namespace="autoscaling", job="autoscaling/keda-operator"}'
+KEDA_ERRORS = (
+    'keda_scaler_detail_errors_total{namespace="autoscaling", exported_namespace="serving", '
+    'scaledObject="triton-cpu-stable"}'
+)
+
+
+def phase(name: str) -> str:
+    return f'serving_phase_timestamp_seconds{{namespace="serving", model="digits", phase="{name}"}}'
+
+
+def triton(name: str, model: str = "digits") -> str:
+    return (
+        f'nv_inference_{name}{{namespace="serving", pool="cpu", track="stable", model="{model}"}}'
+    )
+
+
+def answers(code: str) -> str:
+    return (
+        'haproxy_frontend_http_responses_total{namespace="serving", proxy="inference", '
+        f'code="{code}"}}'
+    )
+
+
+def gpu(name: str, more: str = "") -> str:
+    return f"{name}{{{GPU}{more}}}"
+
+
+def rising(by: int) -> str:
+    """A counter that rises by so many each minute."""
+    return f"0+{by}"
+
+
+def refused(model: str) -> str:
+    return f'serving_model_refused{{namespace="serving", model="{model}"}}'
+
+
+def memory(used: int, free: int, part: str = "") -> dict[str, int | str]:
+    of = f', GPU_I_ID="{part}"' if part else ""
+    return {gpu("DCGM_FI_DEV_FB_USED", of): used, gpu("DCGM_FI_DEV_FB_FREE", of): free}
+
+
+def xid(number: int) -> str:
+    return gpu("DCGM_EXP_XID_ERRORS_COUNT", f', xid="{number}"')
 
 
 DATALAKE = '{namespace="datalake"}'
@@ -416,6 +480,119 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             False,
         ),
         ("pipeline", "PipelineMetricsStale", {"up": 1}, True),
+        ("serving", "ServingPoolDownCpu", {SERVERS: 0}, True),
+        ("serving", "ServingPoolDownCpu", {"nothing": 1}, True),
+        ("serving", "ServingPoolDownCpu", {SERVERS: 1}, False),
+        ("serving", "ServingReplicasMissingCpu", {SERVERS: 1}, True),
+        ("serving", "ServingReplicasMissingCpu", {SERVERS: 2}, False),
+        (
+            "serving",
+            "ServingPoolFullCpu",
+            {SERVERS: 4, triton("queue_duration_us"): rising(6001), triton(ASKED): rising(6)},
+            True,
+        ),
+        (
+            "serving",
+            "ServingPoolFullCpu",
+            {SERVERS: 4, triton("queue_duration_us"): rising(5999), triton(ASKED): rising(6)},
+            False,
+        ),
+        (
+            "serving",
+            "ServingPoolFullCpu",
+            {SERVERS: 3, triton("queue_duration_us"): rising(60_000), triton(ASKED): rising(6)},
+            False,
+        ),
+        # Nobody asks: no time is waited, and none is divided by.
+        (
+            "serving",
+            "ServingPoolFullCpu",
+            {SERVERS: 4, triton("queue_duration_us"): 9000, triton(ASKED): 6},
+            False,
+        ),
+        ("serving", "ServingModelRefused", {refused("a"): 1, refused("b"): 0}, True),
+        ("serving", "ServingModelRefused", {refused("a"): 0}, False),
+        # The clock of a rule test begins at 0 and is asked at 8,100 s.
+        ("serving", "ServingRolloutHangs", {phase("golden"): 7400}, True),
+        ("serving", "ServingRolloutHangs", {phase("golden"): 7600}, False),
+        # Idle it may be for ever, and a step lasts as long as it is declared.
+        ("serving", "ServingRolloutHangs", {phase("idle"): 0, phase("canary"): 0}, False),
+        ("serving", "ServingControllerStopped", {ROUND_AT: 7900}, True),
+        ("serving", "ServingControllerStopped", {"nothing": 1}, True),
+        ("serving", "ServingControllerStopped", {ROUND_AT: 8100}, False),
+        ("serving", "ServingFails", {triton(ASKED): rising(97), triton(FAILED_S): rising(3)}, True),
+        (
+            "serving",
+            "ServingFails",
+            {triton(ASKED): rising(9990), triton(FAILED_S): rising(10)},
+            False,
+        ),
+        # All fail, so that none succeeds.
+        ("serving", "ServingFails", {triton(ASKED): 0, triton(FAILED_S): rising(10)}, True),
+        # The failures of one model are not lost among the requests of another.
+        (
+            "serving",
+            "ServingFails",
+            {
+                triton(ASKED): rising(97),
+                triton(FAILED_S): rising(3),
+                triton(ASKED, "busy"): rising(100_000),
+                triton(FAILED_S, "busy"): 0,
+            },
+            True,
+        ),
+        (
+            "serving",
+            "ServingGatewayFails",
+            {answers("2xx"): rising(900), answers("5xx"): rising(100)},
+            True,
+        ),
+        (
+            "serving",
+            "ServingGatewayFails",
+            {answers("2xx"): rising(9990), answers("5xx"): rising(10), answers("4xx"): rising(99)},
+            False,
+        ),
+        (
+            "serving",
+            "ServingQueues",
+            {triton("queue_duration_us"): rising(60_000_000), triton(ASKED): rising(1000)},
+            True,
+        ),
+        (
+            "serving",
+            "ServingQueues",
+            {triton("queue_duration_us"): rising(6_000_000), triton(ASKED): rising(1000)},
+            False,
+        ),
+        ("keda", "KedaDown", {"nothing": 1}, True),
+        ("keda", "KedaDown", {KEDA_UP: 0}, True),
+        ("keda", "KedaDown", {KEDA_UP: 1}, False),
+        ("keda", "KedaTriggerFails", {KEDA_ERRORS: rising(1)}, True),
+        ("keda", "KedaTriggerFails", {KEDA_ERRORS: 7}, False),
+        ("dcgm", "GpuMetricsMissing", {"nothing": 1}, True),
+        ("dcgm", "GpuMetricsMissing", {DCGM_UP: 0}, True),
+        ("dcgm", "GpuMetricsMissing", {DCGM_UP: 1}, False),
+        ("dcgm", "GpuError", {xid(79): 1}, True),
+        # A program's own mistake, and none at all.
+        ("dcgm", "GpuError", {xid(31): 2, xid(0): 9, gpu("DCGM_EXP_XID_ERRORS_COUNT"): 0}, False),
+        ("dcgm", "GpuError", {xid(31): 2, xid(94): 1}, True),
+        ("dcgm", "GpuMemoryBroken", {gpu("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"): rising(1)}, True),
+        ("dcgm", "GpuMemoryBroken", {gpu("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"): 2}, False),
+        ("dcgm", "GpuRowsNotReplaced", {gpu("DCGM_FI_DEV_ROW_REMAP_FAILURE"): 1}, True),
+        ("dcgm", "GpuRowsNotReplaced", {gpu("DCGM_FI_DEV_ROW_REMAP_FAILURE"): 0}, False),
+        ("dcgm", "GpuHot", {gpu("DCGM_FI_DEV_GPU_TEMP"): 86}, True),
+        ("dcgm", "GpuHot", {gpu("DCGM_FI_DEV_GPU_TEMP"): 85}, False),
+        ("dcgm", "GpuMemoryNearlyFull", memory(77, 3), True),
+        ("dcgm", "GpuMemoryNearlyFull", memory(75, 5), False),
+        # One slice of a GPU is full, the next to it is empty.
+        ("dcgm", "GpuMemoryNearlyFull", {**memory(9, 0, "1"), **memory(0, 9, "2")}, True),
+        ("dcgm", "GpuIdle", {gpu("DCGM_FI_DEV_GPU_UTIL", GIVEN): 0}, True),
+        ("dcgm", "GpuIdle", {gpu("DCGM_FI_DEV_GPU_UTIL", GIVEN): 1}, False),
+        # Nobody was given it.
+        ("dcgm", "GpuIdle", {gpu("DCGM_FI_DEV_GPU_UTIL"): 0}, False),
+        ("dcgm-profiling", "GpuIdle", {gpu("DCGM_FI_PROF_GR_ENGINE_ACTIVE", GIVEN): 0}, True),
+        ("dcgm-profiling", "GpuIdle", {gpu("DCGM_FI_PROF_GR_ENGINE_ACTIVE", GIVEN): 1}, False),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 0}, True),
         ("monitoring", "TargetDown", {'up{namespace="x", job="j", pod="p"}': 1}, False),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.platform.cert_manager import PROGRAMS
-from components.platform.namespaces import NAMESPACES, STORAGE
+from components.platform.namespaces import AUTOSCALING, GPUS, NAMESPACES, PRIVILEGED, STORAGE
 from components.workload import MONITOR_LABELS
 from configs import versions
 from tests.rendering import SECRET, WORKLOADS, Rendered, pulled, render
@@ -68,7 +68,7 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
     assert used <= pinned, sorted(used - pinned)
     repositories = {ref.partition(":")[0] for ref in used}
     assert "quay.io/jetstack/cert-manager-controller" in repositories
-    assert len(repositories) == 31
+    assert len(repositories) == 37
     for name, program in PROGRAMS.items():
         entry = versions.declared()[f"cert_manager_{program}"]
         for rendered, tag in ((onprem, entry.tag), (local, entry.built)):
@@ -81,26 +81,32 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
 def test_what_is_rehearsed_has_the_names_of_what_is_pulled(local: Rendered) -> None:
     """The same objects of a component, whichever release of it runs."""
     onprem = render("onprem")
-    # Of what no rehearsal runs: the archive's plugin, kube-state-metrics and annotation.
+    # Of what no rehearsal runs: the archive's plugin, kube-state-metrics, annotation, KEDA, DCGM.
     alone = {"barman-cloud-server-tls", "barman-cloud-client-tls", "kube-state-metrics-tls"}
-    alone |= {"annotation-tls"}
+    alone |= {"annotation-tls", "keda-operator-tls", "keda-metrics-apiserver-tls"}
+    alone |= {"dcgm-exporter-tls"}
     for kind in ("Certificate", "ClusterIssuer", "Issuer", "Cluster", "Prometheus", "Alertmanager"):
         assert set(onprem.names(kind)) - alone <= set(local.names(kind)), kind
 
 
-def test_one_namespace_alone_is_privileged() -> None:
-    """Rook's, for its disks."""
+def test_two_namespaces_alone_are_privileged() -> None:
+    """Rook's, for its disks, and DCGM's, for the kubelet's socket."""
     levels = {
         body["metadata"]["name"]: body["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
         for body in render("onprem").objects("Namespace")
     }
-    assert {name for name, level in levels.items() if level != "restricted"} == {STORAGE}
+    assert {name for name, level in levels.items() if level != "restricted"} == set(PRIVILEGED)
 
 
 def test_every_namespaced_object_lies_in_a_declared_namespace(rendered: Rendered) -> None:
     for body in rendered.objects():
         namespace = body["metadata"].get("namespace")
-        assert namespace is None or namespace in (*NAMESPACES, STORAGE), body["metadata"]
+        if (body["kind"], body["metadata"]["name"]) == ("RoleBinding", "keda-auth-reader"):
+            # Every API server behind the API server reads there whose certificate it shows.
+            assert namespace == "kube-system"
+            continue
+        known = (*NAMESPACES, STORAGE, GPUS, AUTOSCALING)
+        assert namespace is None or namespace in known, body["metadata"]
 
 
 def test_every_container_takes_the_image_that_is_there_and_says_what_runs(
@@ -144,7 +150,7 @@ def test_a_monitor_scrapes_a_port_that_its_pods_have(rendered: Rendered) -> None
         selector = monitor["spec"]["selector"]["matchLabels"].items()
         pods = [
             body["spec"]["template"]
-            for body in rendered.objects("Deployment", "StatefulSet")
+            for body in rendered.objects("Deployment", "StatefulSet", "DaemonSet")
             if selector <= body["spec"]["template"]["metadata"]["labels"].items()
         ]
         if not pods:

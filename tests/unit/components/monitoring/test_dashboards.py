@@ -21,7 +21,7 @@ from stacks.foundation import Platform
 from stacks.monitoring import deploy_dashboards
 from stacks.secret_sources import SecretSources
 from tests import rendering
-from tests.exporters import exported, unmade_kafka_series
+from tests.exporters import exported, unknown_dcgm_fields, unmade_kafka_series
 from tests.promql import queries, resolved, series
 
 ENVIRONMENTS = ("local", "onprem")
@@ -179,6 +179,10 @@ def test_dashboards_ask_only_for_what_exporters_have(environment: str) -> None:
 
 def test_kafkas_series_are_made_by_the_rules_of_its_agent() -> None:
     assert unmade_kafka_series() == set()
+
+
+def test_fields_that_dcgm_is_asked_for_exist() -> None:
+    assert unknown_dcgm_fields() == set()
 
 
 @pytest.mark.parametrize(
