@@ -1,16 +1,44 @@
-"""What the controller says of a model's delivery: ConfigMap `serving-state`, a key per model."""
+"""What the controller says of a model's delivery: ConfigMap `serving-state`, one key per model."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rehearsal.access import SERVING
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api
 from rehearsal.rehearsal import Rehearsal
-from services.serving.model import STATE, Progress, Refused, Version
 
+STATE = "serving-state"
 PROFILE = "serving"
+GATES = ("registry", "signature", "digest", "contract", "load", "golden", "latency", "errors")
+"""What stops a version."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version by number and digest."""
+
+    version: int
+    digest: str
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any] | None) -> Version | None:
+        """From its JSON; None for none."""
+        return cls(int(value["version"]), str(value["digest"])) if value else None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Which version was stopped, by which gate and why; `at` in seconds since 1970."""
+
+    which: Version
+    gate: str
+    why: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -21,32 +49,40 @@ class Delivery:
     candidate: Version | None
     weight: int
     phase: str
-    refused: Refused | None = None
-
-    @property
-    def gate(self) -> str | None:
-        """What stopped the version that is declared; None when nothing did."""
-        return self.refused.gate if self.refused else None
-
-    @property
-    def reason(self) -> str:
-        """Why that gate stopped it."""
-        return self.refused.why if self.refused else ""
+    refused: Refused | None
 
     @property
     def words(self) -> str:
         """In one line."""
-        stable = "none" if self.stable is None else str(self.stable.version)
-        said = f"{self.phase}, stable {stable}"
+        said = f"{self.phase}, stable {'none' if self.stable is None else self.stable.version}"
         if self.candidate is not None:
-            said = f"{said}, {self.candidate.version} at {self.weight} %"
-        return f"{said} ({self.gate}: {self.reason})" if self.refused else said
+            said += f", {self.candidate.version} at {self.weight} %"
+        if self.refused is not None:
+            said += f"; {self.refused.which.version} refused, {self.refused.gate}"
+            said += f": {self.refused.why}"
+        return said
 
 
 def parse(text: str) -> Delivery:
     """A value of the ConfigMap. Raises ValueError when it is none."""
-    at = Progress.model_validate_json(text)
-    return Delivery(at.stable, at.candidate, at.weight, at.phase, at.refused)
+    try:
+        value = json.loads(text)
+        refused = value.get("refused")
+        return Delivery(
+            Version.of(value["stable"]),
+            Version.of(value["candidate"]),
+            int(value["weight"]),
+            str(value["phase"]),
+            refused and _refused(refused),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{STATE}: no state of a model: {error!r}") from None
+
+
+def _refused(value: Mapping[str, Any]) -> Refused:
+    which = Version.of(value)
+    assert which is not None
+    return Refused(which, str(value["gate"]), str(value["why"]), float(value["at"]))
 
 
 def read(api: Api, model: str) -> Delivery | None:

@@ -200,7 +200,7 @@ def test_one_failed_request_is_a_failed_command(
         def start(self, *_: object) -> None:
             """It is over already."""
 
-    served = Delivery(Version(1, "sha256:x"), None, 0, "stable", "", "")
+    served = Delivery(Version(1, "sha256:x"), None, 0, "idle", None)
     monkeypatch.setattr("rehearsal.access.of", lambda _: ACCESS)
     monkeypatch.setattr("rehearsal.serving_state.served", lambda *_: served)
     monkeypatch.setattr(load, "Api", lambda *_, **__: None)

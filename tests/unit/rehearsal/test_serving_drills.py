@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -24,7 +24,7 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import ApiError
 from rehearsal.load_figures import Plan, Result, Sent, Tally
 from rehearsal.rehearsal import Rehearsal
-from rehearsal.serving_state import Delivery, Version, parse
+from rehearsal.serving_state import Refused, Version, parse
 from tests.unit.rehearsal.conftest import Folders
 
 ONE, TWO = Version(1, "sha256:1"), Version(2, "sha256:2")
@@ -38,37 +38,47 @@ def said(**changes: Any) -> str:
         "stable": {"version": 1, "digest": "sha256:1"},
         "candidate": None,
         "weight": 0,
-        "phase": "stable",
-        "reason": "",
-        "since": "2026-01-01T00:00:00Z",
+        "phase": "idle",
+        "since": 1.0,
+        "refused": None,
     }
     return json.dumps({**value, **changes})
+
+
+def refusal(version: int, digest: str, gate: str = "signature") -> dict[str, Any]:
+    return {"version": version, "digest": digest, "gate": gate, "why": "no", "at": 5.0}
 
 
 def test_a_delivery_is_read() -> None:
     candidate = {"version": 2, "digest": "sha256:2"}
     found = parse(said(candidate=candidate, weight=5, phase="canary"))
-    assert (found.stable, found.candidate, found.gate) == (ONE, TWO, None)
+    assert (found.stable, found.candidate, found.refused) == (ONE, TWO, None)
     assert found.words == "canary, stable 1, 2 at 5 %"
-    assert parse(said(stable=None)).stable is None
+    assert parse(said(stable=None)).words == "idle, stable none"
+
+
+def test_what_was_refused_is_read_with_its_gate() -> None:
+    found = parse(said(refused=refusal(2, "sha256:2")))
+    assert found.refused == Refused(TWO, "signature", "no", 5.0)
+    assert found.words == "idle, stable 1; 2 refused, signature: no"
+
+
+def test_it_is_what_the_controller_writes() -> None:
+    """Once the controller is beside this, its own words decide."""
+    model = pytest.importorskip("services.serving.model")
+    digests = [f"sha256:{digit * 64}" for digit in "12"]
+    versions = [model.Version(version=at, digest=one) for at, one in enumerate(digests, 1)]
+    refused = model.Refused(gate="golden", why="no", version=2, digest=digests[1], at=5.0)
+    written = model.Progress(stable=versions[0], candidate=versions[1], refused=refused)
+    found = parse(written.model_dump_json())
+    assert found.stable == Version(1, digests[0])
+    assert found.refused == Refused(Version(2, digests[1]), "golden", "no", 5.0)
+    assert set(serving_state.GATES) == set(get_args(model.Gate))
 
 
 @pytest.mark.parametrize(
-    "phase, reason, gate",
-    [
-        ("rejected", "signature: nobody signed sha256:2", "signature"),
-        ("rolled-back", "errors: 3 of 100", "errors"),
-        ("rejected", "it is Monday", "unknown"),
-        ("canary", "signature: nobody signed it", None),
-    ],
+    "text", ["", "[]", "{}", '{"stable": 1}', said(stable={"version": 1}), said(refused={"at": 1})]
 )
-def test_the_gate_is_the_reasons_first_word_once_it_is_stopped(
-    phase: str, reason: str, gate: str | None
-) -> None:
-    assert parse(said(phase=phase, reason=reason)).gate == gate
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stable": 1}', said(stable={"version": 1})])
 def test_what_is_no_state_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse(text)
@@ -320,8 +330,8 @@ class Story(FakeApi):
             self._stable = {key: wanted[key] for key in ("version", "digest")}
             text = said(stable=self._stable)
         else:
-            since = f"at {wanted['version']}"
-            text = said(stable=self._stable, phase="rejected", reason=f"{gate}: no", since=since)
+            refused = refusal(wanted["version"], wanted["digest"], gate)
+            text = said(stable=self._stable, refused=refused)
         self.config_maps["serving-state"]["digits-onnx"] = text
 
 
@@ -388,7 +398,7 @@ def test_a_version_that_nothing_stops_is_a_missed_drill(
     found = serving_delivery.broken(stage, kinds).wrong
     assert found == [
         "wrong-answers: nothing stopped it",
-        "slow: stopped by golden, not latency (golden: no)",
+        "slow: stopped by golden, not latency (no)",
     ]
 
 
@@ -492,9 +502,3 @@ def test_the_publisher_asks_its_process() -> None:
     process: Any = Process()
     assert Publisher(process).add("good", "sha256:1") == (TWO, {"a": "b"})
     assert process.sent == [("add", {"kind": "good", "source": "sha256:1"})]
-
-
-def test_a_delivery_is_one_line() -> None:
-    assert Delivery(None, None, 0, "waiting", "no version", "").words == (
-        "waiting, stable none (no version)"
-    )
