@@ -47,6 +47,10 @@ _READ_S = 15.0
 BACKEND = Path(__file__).parent / "backend" / layout.PROGRAM
 """What Triton's Python backend runs, for every framework."""
 _RETRY_S = 10.0
+_SETTLE_S, _UNLOADS_S = 3.0, 30.0
+"""Between two loads of a model: Triton 2.51 was seen to crash (signal 11) when it loads one whose
+former versions it is still taking apart, of which its index shows those that go, and not those that
+were replaced."""
 _AGAIN_S = 60.0
 """What was refused is tried again after this: a key, a file or memory may be there by then."""
 
@@ -69,6 +73,8 @@ class _Model:
     stored: dict[Version, Stored] = field(default_factory=dict)
     refused: dict[Version, _Refused] = field(default_factory=dict)
     tried: float = 0.0
+    told: float = 0.0
+    """When Triton had last done what it was told."""
     work: Future[bool] | None = None
     """True when the model is not here any more."""
 
@@ -224,7 +230,11 @@ class Sync:
         numbers = [one.version for one in good]
         try:
             self._lay_out(name, model, wanted.serving, good)
-            self._triton.load(name)
+            self._settle(name, model)
+            try:
+                self._triton.load(name)
+            finally:
+                model.told = time.monotonic()
         except TritonSilent as error:
             # Nobody's fault: it is told again when it answers.
             metrics.LOADS.labels(name, "failed").inc()
@@ -246,6 +256,13 @@ class Sync:
             model.refused.pop(one, None)
         metrics.LOADS.labels(name, "done").inc()
         _log.info("%s: versions %s are loaded", name, numbers)
+
+    def _settle(self, name: str, model: _Model) -> None:
+        """Wait until Triton has taken apart what it had of a model. Raises TritonError."""
+        time.sleep(max(0.0, model.told + _SETTLE_S - time.monotonic()))
+        deadline = time.monotonic() + _UNLOADS_S
+        while self._triton.unloading(name) and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def _has(self, name: str, model: _Model, serving: Serving, good: list[Version]) -> bool:
         """Whether that is what Triton took last, and serves."""
