@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_repo.oci import (
     Descriptor,
+    NoAnswer,
     NotThere,
     OciError,
     Registry,
-    Silent,
     canonical,
     described,
     image_manifest,
@@ -174,7 +174,7 @@ def _says(
         signature = base64.b64decode(layer.annotations.get(ANNOTATION, ""), validate=True)
     except (OciError, ValueError) as error:
         away = isinstance(error, OciError) and error.status not in (None, 404)
-        if away or isinstance(error, Silent):
+        if away or isinstance(error, NoAnswer):
             raise
         return False  # another one may be whole
     if not any(_is_by(key, signature, payload) for key in keys):

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from model_repo import triton as layout
-from model_repo.oci import NotThere, OciError, Silent
+from model_repo.oci import NoAnswer, NotThere, OciError
 from model_repo.signing import Unsigned
 from model_repo.version import ModelVersion
 from services.serving import metrics, server
@@ -519,7 +519,7 @@ def test_what_is_no_assignment_is_no_order_to_serve_nothing(
         (Unsigned("a", "b"), "signature"),
         (NotThere("a", "b", 404), "digest"),
         (OciError("a", "is no JSON object"), "digest"),
-        (Silent("a", "broke off"), "registry"),
+        (NoAnswer("a", "broke off"), "registry"),
         (OciError("a", "503 come later", 503), "registry"),
         (OciError("a", "401", 401), "registry"),
         (OSError("no space left"), "registry"),
