@@ -235,6 +235,8 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
         args=[
             f"--model-repository={REPOSITORY}",
             "--model-control-mode=explicit",
+            # The configuration is written whole; to ask the model would start it once more.
+            "--disable-auto-complete-config",
             # Ready when it can take requests; the sidecar knows of models.
             "--strict-readiness=false",
             "--allow-http=true",
