@@ -20,8 +20,8 @@ from rehearsal.serving_state import STOPPED, Delivery, Version
 LOAD_S = 60.0
 """At least so long under load."""
 _AFTER_S = 5.0
-_STOP_S = 120.0
-"""For a broken version to be stopped."""
+_STOP_S = 240.0
+"""For a broken version to be stopped: a pod that cannot load it is waited for 180 s."""
 REGISTRY_POD = "model-registry-0"
 _STORAGE = "var/lib/registry/docker/registry/v2/blobs/sha256"
 
