@@ -176,16 +176,12 @@ class LiveWorld:
     def _golden(self, declared: Declared, pods: Sequence[str]) -> Refusal | None:
         try:
             repository = self._settings.registry.repository()
-            stored = repository.show(declared.name, declared.digest)
-            wanted = repository.golden(stored)
+            wanted = repository.golden(repository.show(declared.name, declared.digest))
         except (OciError, OSError, ValueError) as error:
             return Refusal(gate="registry", why=str(error)[:500])
-        # A file with a batch of one takes one example at a time.
-        alone = all(one.shape[0] == 1 for one in (*stored.version.inputs, *stored.version.outputs))
-        most = 1 if alone else declared.serving.max_batch_size
         for address in pods:
             triton = Triton(f"http://{address}:{self._settings.triton_port}")
-            if refusal := answers(triton, declared, wanted, most):
+            if refusal := answers(triton, declared, wanted):
                 return refusal
         return None
 
@@ -256,16 +252,14 @@ def verified(
     return None
 
 
-def answers(
-    triton: Triton, declared: Declared, wanted: Golden, max_batch_size: int
-) -> Refusal | None:
+def answers(triton: Triton, declared: Declared, wanted: Golden) -> Refusal | None:
     """Ask the golden set, then one example some times more: is it right, is it quick enough?"""
     name, version = declared.name, declared.version
     most = declared.rollout.max_latency_ms
     one = wanted.batches(1)[0]
     times: list[float] = []
     try:
-        for part in wanted.batches(max_batch_size):
+        for part in wanted.batches(declared.serving.max_batch_size):
             outputs, _ = triton.infer(name, version, part.request())
             if different := compare(part, outputs):
                 return Refusal(gate="golden", why="; ".join(different)[:500])
