@@ -45,22 +45,28 @@ def slots(config: TritonConfig) -> int:
 
 
 def _backend(pool: str, track: str, protocol: str, domain: str, config: TritonConfig) -> str:
-    port = GRPC_PORT if protocol == "grpc" else HTTP_PORT
     host = f"triton-{pool}-{track}.{domain}"
-    # gRPC's port speaks HTTP/2 alone, so both are asked at the other.
-    checked = f"check port {HTTP_PORT} check-proto h1 inter 500ms fall 3 rise 1"
-    proto = " proto h2" if protocol == "grpc" else ""
+    checked = "check inter 500ms fall 3 rise 1"
+    if protocol == "grpc":
+        # Whether it takes connections: HAProxy's checks have no message of gRPC. One that hangs is
+        # found by the other port, and by the pod's probes.
+        port, asked = f"{GRPC_PORT} proto h2", ""
+    else:
+        port = str(HTTP_PORT)
+        asked = f"""\
+  option httpchk
+  http-check send meth GET uri /v2/health/live ver HTTP/1.1 hdr Host {host}
+"""
     return f"""\
 backend {pool}-{track}-{protocol}
   balance leastconn
-  option httpchk
-  http-check send meth GET uri /v2/health/live ver HTTP/1.1 hdr Host {host}
+{asked}\
   # A model keeps nothing between requests: one that got no answer is asked of another pod, once.
   retries 1
   option redispatch 1
   retry-on conn-failure empty-response
   http-reuse safe
-  server-template {track} {slots(config)} {host}:{port}{proto} {checked} resolvers cluster \
+  server-template {track} {slots(config)} {host}:{port} {checked} resolvers cluster \
 init-addr none on-marked-down shutdown-sessions
 """
 

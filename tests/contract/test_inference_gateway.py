@@ -39,7 +39,6 @@ from components.triton.config import (
     CONTROLLER,
     GATEWAY_METRICS_PORT,
     GRPC_PORT,
-    HTTP_PORT,
     RUNTIME_PORT,
     TritonConfig,
 )
@@ -233,10 +232,12 @@ def running(tmp_path: Path) -> Iterator[Running]:
     def server(match: re.Match[str]) -> str:
         fake = servers[f"{match['pool']}-{match['track']}"]
         port = fake.grpc if match["port"] == str(GRPC_PORT) else fake.http
-        rest = match["rest"].replace(f"check port {HTTP_PORT}", f"check port {fake.http}")
-        rest = rest.replace("resolvers cluster init-addr none", "")
+        # Checks so often that a wrong one is down before a test has begun.
+        rest = match["rest"].replace("resolvers cluster init-addr none", "")
+        rest = rest.replace("inter 500ms", "inter 20ms")
         return f"  server {match['track']} 127.0.0.1:{port}{rest}"
 
+    text = text.replace("timeout check 3s", "timeout check 100ms")
     text = re.sub(
         r"  server-template (?P<track>\w+) \d+ triton-(?P<pool>\w+)-\w+\.[\w.]+:(?P<port>\d+)"
         r"(?P<rest>.*)",
@@ -280,6 +281,7 @@ def _until_it_answers(made: Running, log: Path, process: subprocess.Popen[bytes]
         assert process.poll() is None, log.read_text()
         try:
             if made.ask("GET", "/v2/health/live").ok:
+                time.sleep(0.5)  # three checks, each with its time-out
                 return
         except requests.ConnectionError:
             pass
