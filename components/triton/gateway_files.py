@@ -18,7 +18,7 @@ from components.triton.config import (
     RUNTIME_PORT,
     TritonConfig,
 )
-from services.serving.gateway import FOLDER, POOLS, TABLE, WEIGHTS
+from services.serving.gateway import FOLDER, POOLS, RING, TABLE, TIME_FORMAT, WEIGHTS
 from services.serving.model import TRACKS
 
 CONFIG, TLS, TRUST = "/gateway/config", "/gateway/tls", "/gateway/trust"
@@ -136,7 +136,15 @@ resolvers cluster
   timeout resolve 1s
   timeout retry 1s
 
+# How long requests took while a version is being tried: the controller reads it there.
+ring {RING}
+  format raw
+  maxlen 256
+  size 524288
+
 frontend inference
+  log ring@{RING} format raw local0 info
+  log-format "{TIME_FORMAT}"
   bind :{CLIENTS_PORT} {_CERTIFICATE} alpn h2,http/1.1
   acl grpc req.hdr(content-type) -m beg application/grpc
   http-request deny deny_status 413 if {{ req.body_size gt {config.request_mib << 20} }}
@@ -156,6 +164,7 @@ frontend inference
   http-request set-var(txn.track) str(canary) if infer !versioned \
 {{ rand(100),sub(txn.weight) -m int lt 0 }}
   http-request set-var(txn.key) var(txn.model),concat(/,txn.track)
+  http-request set-log-level silent unless infer {{ var(txn.weight) -m int gt 0 }}
   http-request track-sc0 var(txn.key) table {TABLE} if infer {known}
   http-request del-header x-estate-track
   http-response set-header x-estate-track %[var(txn.track)]

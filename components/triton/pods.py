@@ -244,8 +244,6 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
             f"--http-port={HTTP_PORT}",
             f"--grpc-port={GRPC_PORT}",
             f"--metrics-port={METRICS_PORT}",
-            "--metrics-config=summary_latencies=true",
-            "--metrics-config=summary_quantiles=0.5:0.05,0.99:0.001",
             "--rate-limit=execution_count",
             f"--exit-timeout-secs={config.request_timeout_s}",
             *(cache if pool.response_cache_mib else ()),

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -124,7 +124,8 @@ class Controller:
             pod.name: found for pod, one in gateways or () if (found := _seen(one)) is not None
         }
         self._counters.add({**by_gateway, **counted(seats)})
-        world = LiveWorld(self._settings, seats, self._counters, self._jobs, told=self._told)
+        times = self._times(gateways)
+        world = LiveWorld(self._settings, seats, self._counters, self._jobs, times, told=self._told)
         before = dict(self._progress)
         now = time.time()
         self._progress = {
@@ -144,6 +145,17 @@ class Controller:
         except Exception:  # the other models go on, one of which may have to be taken back
             _log.exception("%s: %s", one.name, at.phase)
             return at
+
+    def _times(self, gateways: Sequence[tuple[Pod, gateway.Gateway]] | None) -> list[gateway.Time]:
+        if all(one.phase != "canary" for one in self._progress.values()):
+            return []
+        found: list[gateway.Time] = []
+        for _, one in gateways or ():
+            try:
+                found += one.times()
+            except gateway.GatewayError as error:
+                _log.warning("%s", error)
+        return found
 
     def _assignments(self) -> dict[str, str]:
         tracks: dict[str, list[object]] = {track: [] for track in TRACKS}

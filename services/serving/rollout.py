@@ -6,6 +6,8 @@ that it returned before.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -29,7 +31,7 @@ LOAD_S = 180.0
 DRAIN_S = 3.0
 """Between a weight of nothing and the end of the version: requests on their way are answered."""
 RETRY_S = 20.0
-_NOISE = 0.1
+_NOISE = 0.25
 """Of `max_latency_ms`: below it, twice the latency is no sign of anything."""
 
 
@@ -55,6 +57,22 @@ PENDING: Final = Pending()
 Verdict = Refusal | Pending | None
 
 
+@dataclass(frozen=True)
+class Latency:
+    """The 99th percentile of so many requests, in ms."""
+
+    requests: int = 0
+    p99_ms: float = 0.0
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Latency:
+        """The two slowest alone never count: among few, they would be the percentile."""
+        if len(times) < 3:
+            return cls(len(times))
+        place = min(math.ceil(0.99 * len(times)) - 1, len(times) - 3)
+        return cls(len(times), sorted(times)[place])
+
+
 class World(Protocol):
     """What is asked of registry, pods and gateway."""
 
@@ -73,8 +91,8 @@ class World(Protocol):
     def seen(self, declared: Declared) -> Seen:
         """Requests and failures of the canary's track."""
 
-    def latency_ms(self, track: Track, declared: Declared, version: Version) -> float | None:
-        """The 99th percentile in Triton; None before there was a request."""
+    def latency(self, track: Track, declared: Declared, since: float) -> Latency:
+        """What requests took since then, as the gateway has it."""
 
 
 def advance(declared: Declared, at: Progress, world: World, now: float) -> Progress:
@@ -195,12 +213,11 @@ def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progr
     if at.step >= len(rollout.steps):  # the steps were changed meanwhile
         return _phase(at, "promoting", now)
     seen = world.seen(declared).since(at.base)
-    assert at.candidate is not None
     refusal = judged(
         rollout,
         seen,
-        world.latency_ms("canary", declared, at.candidate),
-        world.latency_ms("stable", declared, at.stable) if at.stable else None,
+        world.latency("canary", declared, at.since),
+        world.latency("stable", declared, at.since),
     )
     if refusal:
         return _refuse(at, refusal, now)
@@ -216,9 +233,7 @@ def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progr
     return _phase(at, "promoting", now)
 
 
-def judged(
-    rollout: Rollout, seen: Seen, latency_ms: float | None, served_ms: float | None
-) -> Refusal | None:
+def judged(rollout: Rollout, seen: Seen, latency: Latency, served: Latency) -> Refusal | None:
     """What speaks against a version, from what was seen of it at this step.
 
     Failures count at once: more of them than the step may have end it. Latency is judged by
@@ -231,8 +246,10 @@ def judged(
             f"{seen.failed} of {seen.requests} requests failed, max_error_rate is "
             f"{rollout.max_error_rate:g}",
         )
-    if latency_ms is None or seen.requests < rollout.min_requests:
+    least = max(1, rollout.min_requests)
+    if latency.requests < least:
         return None
+    latency_ms = latency.p99_ms
     if latency_ms > rollout.max_latency_ms:
         return _against(
             "latency",
@@ -240,10 +257,10 @@ def judged(
         )
     ratio = rollout.max_latency_ratio
     audible = latency_ms > _NOISE * rollout.max_latency_ms
-    if served_ms is not None and audible and latency_ms > ratio * served_ms:
+    if served.requests >= least and audible and latency_ms > ratio * served.p99_ms:
         return _against(
             "latency",
-            f"99th percentile {latency_ms:.1f} ms, the served version's is {served_ms:.1f} ms, "
+            f"99th percentile {latency_ms:.1f} ms, the served version's is {served.p99_ms:.1f} ms, "
             f"max_latency_ratio is {ratio:g}",
         )
     return None

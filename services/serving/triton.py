@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -122,17 +121,6 @@ def failures(metrics: str) -> dict[tuple[str, str], int]:
         counts = sample.labels.get("reason") != "CANCELED"
         found[key] = found.get(key, 0) + (int(sample.value) if counts else 0)
     return found
-
-
-def latency_ms(metrics: str, model: str, version: int, quantile: str = "0.99") -> float | None:
-    """A quantile of the time that requests took, in queue and model; None before there was one."""
-    for sample in _samples(metrics, "nv_inference_request_summary_us"):
-        labels = sample.labels
-        if (labels.get("model"), labels.get("version")) != (model, str(version)):
-            continue
-        if labels.get("quantile") == quantile and math.isfinite(sample.value):
-            return float(sample.value) / 1000
-    return None
 
 
 def _samples(metrics: str, name: str) -> list[Any]:

@@ -14,8 +14,9 @@ from model_repo.golden import Golden, compare
 from model_repo.oci import OciError
 from model_repo.version import contract
 from services.serving.cluster import Pod
+from services.serving.gateway import Time
 from services.serving.model import Declared, PodStatus, Refusal, Seen, Track, Version
-from services.serving.rollout import PENDING, Loaded, Verdict
+from services.serving.rollout import PENDING, Latency, Loaded, Verdict
 from services.serving.settings import ControlSettings, RegistrySettings
 from services.serving.sync import gate_of
 from services.serving.triton import (
@@ -24,7 +25,6 @@ from services.serving.triton import (
     TritonSilent,
     TritonTimeout,
     failures,
-    latency_ms,
 )
 
 _log = logging.getLogger("serving")
@@ -135,11 +135,13 @@ class LiveWorld:
         seats: Sequence[Seat],
         counters: Counters,
         jobs: Jobs,
+        times: Sequence[Time] = (),
         *,
         told: bool,
     ) -> None:
         self._settings, self._seats = settings, seats
         self._counters, self._jobs, self._told = counters, jobs, told
+        self._times = times
 
     def verify(self, declared: Declared, served: Version | None) -> Verdict:
         """See rollout.World. All bytes are read, of which there may be many."""
@@ -190,14 +192,10 @@ class LiveWorld:
         by_triton = self._counters[f"{declared.name}/{declared.version}"]
         return self._counters[f"{declared.name}/canary"].plus(by_triton)
 
-    def latency_ms(self, track: Track, declared: Declared, version: Version) -> float | None:
-        """See rollout.World: the slowest pod's."""
-        found = [
-            latency_ms(seat.metrics, declared.name, version.version)
-            for seat in self._of(track, declared)
-            if seat.metrics
-        ]
-        return max((one for one in found if one is not None), default=None)
+    def latency(self, track: Track, declared: Declared, since: float) -> Latency:
+        """See rollout.World."""
+        key = f"{declared.name}/{track}"
+        return Latency.of([one.took_ms for one in self._times if one.key == key and one.at > since])
 
     def _of(self, track: Track, declared: Declared) -> list[Seat]:
         pool = declared.serving.pool

@@ -72,6 +72,7 @@ class Fake:
 
     def __init__(self, name: str) -> None:
         self.name, self.fails, self.asked = name, False, Counter[str]()
+        self.takes_s = 0.0
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,6 +84,7 @@ class Fake:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 fake.asked[self.path] += 1
+                time.sleep(fake.takes_s)
                 self._answer(500 if fake.fails else 200, {"model_version": fake.name})
 
             def _answer(self, status: int, body: object) -> None:
@@ -327,6 +329,23 @@ def test_requests_and_failures_are_counted_by_model_and_track(running: Running) 
         assert running.infer().status_code == 500
     running.infer("nobody-declared-this")
     assert running.runtime.seen() == {"digits/canary": Seen(requests=8, failures=3)}
+
+
+def test_of_a_model_that_is_rolled_out_the_gateway_tells_what_requests_took(
+    running: Running,
+) -> None:
+    running.runtime.share({"digits": 0}, {"digits": "cpu"})
+    running.infer()
+    assert running.runtime.times() == []
+    running.runtime.share({"digits": 100}, {"digits": "cpu"})
+    began = time.time()
+    running.servers["cpu-canary"].takes_s = 0.2
+    for _ in range(3):
+        running.infer()
+    running.ask("GET", "/v2/models/digits")
+    found = running.runtime.times()
+    assert [one.key for one in found] == ["digits/canary"] * 3
+    assert all(began < one.at < time.time() and 150 < one.took_ms < 1000 for one in found)
 
 
 def test_grpc_is_split_by_the_model_in_its_message(running: Running) -> None:

@@ -13,6 +13,7 @@ from services.serving.rollout import (
     LOAD_S,
     PENDING,
     RETRY_S,
+    Latency,
     Loaded,
     Verdict,
     advance,
@@ -52,8 +53,8 @@ class FakeWorld:
         default_factory=lambda: {"stable": Loaded(2, 2), "canary": Loaded(1, 1)}
     )
     counts: Seen = field(default_factory=Seen)
-    latencies: dict[Track, float | None] = field(
-        default_factory=lambda: {"stable": 2.0, "canary": 2.0}
+    latencies: dict[Track, Latency] = field(
+        default_factory=lambda: {"stable": Latency(100, 2.0), "canary": Latency(100, 2.0)}
     )
     verified: int = 0
     weights_known: bool = True
@@ -74,7 +75,7 @@ class FakeWorld:
     def seen(self, declared: Declared) -> Seen:
         return self.counts
 
-    def latency_ms(self, track: Track, declared: Declared, version: Version) -> float | None:
+    def latency(self, track: Track, declared: Declared, since: float) -> Latency:
         return self.latencies[track]
 
 
@@ -380,19 +381,26 @@ def test_without_steps_the_golden_set_is_all_that_is_asked() -> None:
 @pytest.mark.parametrize(
     ("seen", "canary", "served", "gate"),
     [
-        (Seen(requests=100, failures=1), 2.0, 2.0, None),
-        (Seen(requests=100, failures=2), 2.0, 2.0, "errors"),
-        (Seen(requests=0, failures=1), None, 2.0, "errors"),
-        (Seen(requests=100), 101.0, 99.0, "latency"),
-        (Seen(requests=100), 50.0, 20.0, "latency"),
-        (Seen(requests=100), 50.0, 30.0, None),
-        (Seen(requests=100), 9.0, 1.0, None),  # noise
-        (Seen(requests=19), 500.0, 1.0, None),  # too few to judge
-        (Seen(requests=100), None, None, None),
+        (Seen(requests=100, failures=1), Latency(100, 2.0), Latency(100, 2.0), None),
+        (Seen(requests=100, failures=2), Latency(100, 2.0), Latency(100, 2.0), "errors"),
+        (Seen(requests=0, failures=1), Latency(), Latency(100, 2.0), "errors"),
+        (Seen(requests=100), Latency(100, 101.0), Latency(100, 99.0), "latency"),
+        (Seen(requests=100), Latency(100, 50.0), Latency(100, 20.0), "latency"),
+        (Seen(requests=100), Latency(100, 50.0), Latency(100, 30.0), None),
+        (Seen(requests=100), Latency(100, 50.0), Latency(3, 1.0), None),  # against too few
+        (Seen(requests=100), Latency(100, 24.0), Latency(100, 1.0), None),  # noise
+        (Seen(requests=100), Latency(19, 500.0), Latency(100, 1.0), None),  # too few to judge
+        (Seen(requests=100), Latency(), Latency(), None),
     ],
 )
-def test_what_is_judged(
-    seen: Seen, canary: float | None, served: float | None, gate: str | None
-) -> None:
+def test_what_is_judged(seen: Seen, canary: Latency, served: Latency, gate: str | None) -> None:
     refusal = judged(ROLLOUT, seen, canary, served)
     assert (refusal.gate if refusal else None) == gate
+
+
+def test_two_slow_requests_alone_are_no_percentile() -> None:
+    assert Latency.of([1.0] * 18 + [500.0] * 2) == Latency(20, 1.0)
+    assert Latency.of([1.0] * 17 + [500.0] * 3) == Latency(20, 500.0)
+    assert Latency.of([1.0] * 980 + [500.0] * 20) == Latency(1000, 500.0)
+    assert Latency.of([1.0] * 991 + [500.0] * 9) == Latency(1000, 1.0)
+    assert Latency.of([500.0] * 2) == Latency(2, 0.0)

@@ -15,7 +15,6 @@ from services.serving.triton import (
     TritonSilent,
     TritonTimeout,
     failures,
-    latency_ms,
 )
 from tests.unit.services.serving.site import Site
 
@@ -61,15 +60,6 @@ def test_failures_are_counted_by_version_whatever_their_reason() -> None:
         ("digits-onnx", "2"): 7,
     }
     assert failures("") == {}
-
-
-def test_a_quantile_is_of_the_whole_request() -> None:
-    assert latency_ms(METRICS, "digits-onnx", 2) == 2.156
-    assert latency_ms(METRICS, "digits-onnx", 2, "0.5") == 1.187
-    assert latency_ms(METRICS, "digits-onnx", 1) is None, "no request yet"
-    assert latency_ms(METRICS, "digits-onnx", 3) is None
-    assert latency_ms(METRICS, "digits", 2) is None
-    assert latency_ms("", "digits-onnx", 2) is None
 
 
 def test_metrics_that_are_none() -> None:

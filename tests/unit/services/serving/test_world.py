@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from model_repo.declared import Rollout, Serving
 from model_repo.golden import Golden
 from services.serving import world as module
 from services.serving.cluster import Pod
+from services.serving.gateway import Time
 from services.serving.model import (
     Declared,
     PodStatus,
@@ -23,7 +24,7 @@ from services.serving.model import (
     Version,
     VersionStatus,
 )
-from services.serving.rollout import Loaded, Pending, Verdict
+from services.serving.rollout import Latency, Loaded, Pending, Verdict
 from services.serving.settings import ControlSettings
 from services.serving.triton import Triton, TritonTimeout
 from services.serving.world import Counters, Jobs, LiveWorld, Seat, answers, counted, verified
@@ -225,8 +226,10 @@ def seat(
     return Seat(Pod(name, "127.0.0.1", ready, "cpu", track), status, metrics)
 
 
-def live(site: Site, *seats: Seat, counters: Counters | None = None) -> LiveWorld:
-    return LiveWorld(settings(site), seats, counters or Counters(), Jobs(), told=True)
+def live(
+    site: Site, *seats: Seat, counters: Counters | None = None, times: Sequence[Time] = ()
+) -> LiveWorld:
+    return LiveWorld(settings(site), seats, counters or Counters(), Jobs(), times, told=True)
 
 
 def test_which_pods_have_a_version(site: Site) -> None:
@@ -257,12 +260,14 @@ def test_pods_of_another_pool_are_nobody_s(site: Site) -> None:
     assert found.loaded("stable", ANY, ANY.wanted) == Loaded(0, 0)
 
 
-def test_the_slowest_pod_counts(site: Site) -> None:
+def test_requests_of_this_step_alone_are_its_latency(site: Site) -> None:
+    times = [Time("other/canary", 200.0, 900), Time("digits-onnx/stable", 200.0, 7)]
+    times += [Time("digits-onnx/canary", 100.0 + second, second) for second in range(100)]
     model = declare(ANY.wanted, "digits-onnx")
-    slow = METRICS.replace("2156", "9000")
-    pods = [seat(None, metrics=METRICS), seat(None, metrics=slow), seat(None, metrics=None)]
-    assert live(site, *pods).latency_ms("stable", model, ANY.wanted) == 9.0
-    assert live(site, *pods).latency_ms("canary", model, ANY.wanted) is None
+    world = live(site, times=times)
+    assert world.latency("canary", model, 49.0) == Latency(100, 97.0)
+    assert world.latency("canary", model, 149.0) == Latency(50, 97.0)
+    assert world.latency("stable", model, 0.0) == Latency(1)
 
 
 def test_a_pod_is_asked_for_metrics_though_its_sidecar_is_silent(site: Site) -> None:
