@@ -344,7 +344,9 @@ class Sync:
         It stays so while one model of many is brought, or breaks: the others go on. The canary's
         pods are ready at once: what does not load there gets no traffic.
         """
-        return self._whole or self._settings.track == "canary"
+        if self._settings.track == "canary":
+            return self._live and self._known
+        return self._whole
 
 
 def _pulled(repository: Repository, name: str, one: Version, folder: Path) -> Stored:

@@ -17,7 +17,7 @@ from services.serving import controller as module
 from services.serving import gateway, server
 from services.serving.cluster import Pod
 from services.serving.controller import Controller
-from services.serving.gateway import Gateway, GatewayError
+from services.serving.gateway import Gateway, GatewayError, Time
 from services.serving.model import (
     Assigned,
     Declared,
@@ -145,6 +145,12 @@ class Run:
                 raise GatewayError(f"{self.address}: timed out")
             return run.counted.get(self.address, {})
 
+        def times(self: Gateway) -> list[Time]:
+            if self.address in run.deaf:
+                raise GatewayError(f"{self.address}: timed out")
+            return []
+
+        monkeypatch.setattr(Gateway, "times", times)
         monkeypatch.setattr(Gateway, "share", share)
         monkeypatch.setattr(Gateway, "seen", seen)
         self.begin()
