@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from components.checks import Check, Fault, ObjectRef, SecretKeyRef
+from components.model_repository.config import HOST, READ_PORT
 from components.triton.config import HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
 from components.triton.models import config_map
 from model_repo.declared import Desired
@@ -16,7 +17,13 @@ _GATEWAY = "inference"
 
 
 def serving_checks(
-    *, host: str, models: Sequence[Desired], gateway: str, open_gateway: str, deaf_gateway: str
+    *,
+    host: str,
+    models: Sequence[Desired],
+    reader_secret: str,
+    gateway: str,
+    open_gateway: str,
+    deaf_gateway: str,
 ) -> list[Check]:
     """The checks of one gateway; the last two are configurations of it that break one rule each:
     model control passes, and anybody may use the runtime API.
@@ -45,6 +52,13 @@ def serving_checks(
     ]
     if not models:
         return found
+    registry: dict[str, JsonValue] = {
+        "registry": f"https://{HOST}:{READ_PORT}",
+        "user": {
+            key: SecretKeyRef(namespace=NAMESPACE, secret=reader_secret, key=key).arg()
+            for key in ("username", "password")
+        },
+    }
     first = min(models, key=lambda one: one.name)
     # Whole, or the controller would not take it for a declaration.
     nowhere = first.model_copy(update={"digest": f"sha256:{'0' * 64}"})
@@ -52,9 +66,9 @@ def serving_checks(
         *found,
         Check(
             id="serving.answers",
-            title=f"each of {len(models)} models answers by HTTP in its declared version",
+            title=f"each of {len(models)} models answers its golden set, in its declared version",
             probe="serving_answers",
-            args={**door, **names},
+            args={**door, **names, **registry},
             fault=_fault(astray),
         ),
         Check(

@@ -235,6 +235,9 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
         args=[
             f"--model-repository={REPOSITORY}",
             "--model-control-mode=explicit",
+            # One that begins again has what the sidecar brought, before it takes a request.
+            "--load-model=*",
+            "--exit-on-error=false",
             # The configuration is written whole; to ask the model would start it once more.
             "--disable-auto-complete-config",
             # Ready when it can take requests; the sidecar knows of models.

@@ -119,6 +119,7 @@ class Serving(Component):
         self.checks += serving_checks(
             host=host,
             models=models,
+            reader_secret=repository.reader_secret,
             gateway=files.haproxy_cfg(config, _DOMAIN),
             open_gateway=files.haproxy_cfg(config, _DOMAIN, guarded=False),
             deaf_gateway=files.haproxy_cfg(config, _DOMAIN, asks_certificate=False),

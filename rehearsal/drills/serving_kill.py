@@ -12,7 +12,7 @@ from rehearsal.errors import EstateError
 from rehearsal.kube import Object, ready
 from rehearsal.load_figures import Result
 
-_PROGRAM = "tritonserver"
+_PROGRAM, _CONTAINER = "tritonserver", "triton"
 _AFTER_S = 10.0
 _GONE_S = 10.0
 
@@ -69,12 +69,12 @@ def _closed(pid: int) -> float:
 
 
 def _containers(pods: list[Object]) -> set[str]:
-    """The tritonserver containers, which are others after a restart."""
+    """The containers of Triton, which are others after a restart."""
     return {
         str(state.get("containerID"))
         for pod in pods
         for state in pod.get("status", {}).get("containerStatuses", [])
-        if state.get("name") == _PROGRAM
+        if state.get("name") == _CONTAINER
     }
 
 
