@@ -96,6 +96,9 @@ class Serving(Component):
         """`models`: which version of each model is declared; `native_image` is of pools that are
         native, `autoscaler` what takes a ScaledObject.
         """
+        for pool in config.pools:
+            if pool.native and native_image is None:
+                raise ValueError(f"pool {pool.name} is native: give native_image")
         super().__init__("estate:serving:Serving", name, opts)
         self._config, self._namespace = config, namespace
         self._image, self._native_image = image, native_image
@@ -238,8 +241,7 @@ class Serving(Component):
     def _image_of(self, seat: Seat) -> Image:
         if not seat.pool.native:
             return self._image
-        if self._native_image is None:
-            raise ValueError(f"pool {seat.pool.name} is native: give native_image")
+        assert self._native_image is not None
         return self._native_image
 
     def _server(self, seat: Seat, depends_on: Sequence[pulumi.Resource]) -> k8s.apps.v1.Deployment:
