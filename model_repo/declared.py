@@ -24,9 +24,11 @@ class _Strict(BaseModel):
 
 
 class DynamicBatching(_Strict):
-    """Requests that wait at most so long become one batch."""
+    """Requests that are waiting become one batch."""
 
-    max_queue_delay_us: int = Field(default=500, ge=0, le=1_000_000)
+    max_queue_delay_us: int = Field(
+        default=0, ge=0, le=1_000_000, description="a lone request waits for others; 0: none does"
+    )
     preferred_sizes: tuple[int, ...] = Field(default=(), max_length=8, strict=False)
     priority_levels: int = Field(default=0, ge=0, le=8, description="1 is served first; 0: none")
     queue_size: int = Field(default=0, ge=0, le=100_000, description="0: as long as it gets")

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_repo.oci import (
     Descriptor,
+    NoAnswer,
     NotThere,
     OciError,
     Registry,
@@ -35,6 +36,7 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 _PAYLOAD_MOST = 64 << 10
 _SIGNATURES_MOST = 100
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL)
 
 
 class Unsigned(OciError):
@@ -64,8 +66,15 @@ def public_key(pem: bytes, thing: str = "a trusted key") -> ec.EllipticCurvePubl
 
 
 def trusted(files: Iterable[Path]) -> list[ec.EllipticCurvePublicKey]:
-    """The public keys in these files."""
-    return [public_key(file.read_bytes(), str(file)) for file in files]
+    """All public keys in these files: while one replaces another, a file has both.
+
+    Raises OciError and OSError.
+    """
+    found = []
+    for file in files:
+        content = file.read_bytes()
+        found += [public_key(pem, str(file)) for pem in _PEM.findall(content) or [content]]
+    return found
 
 
 def tag_of(digest: str) -> str:
@@ -156,12 +165,18 @@ def _says(
     layer: Descriptor,
     keys: Sequence[ec.EllipticCurvePublicKey],
 ) -> bool:
-    """Whether a signature is by one of the keys, and of this manifest."""
+    """Whether a signature is by one of the keys, and of this manifest.
+
+    Raises OciError when the registry does not say: that it cannot be read now is no lack of it.
+    """
     try:
         payload = b"".join(registry.blob(repository, layer))
         signature = base64.b64decode(layer.annotations.get(ANNOTATION, ""), validate=True)
-    except (OciError, ValueError):  # another one may be whole
-        return False
+    except (OciError, ValueError) as error:
+        away = isinstance(error, OciError) and error.status not in (None, 404)
+        if away or isinstance(error, NoAnswer):
+            raise
+        return False  # another one may be whole
     if not any(_is_by(key, signature, payload) for key in keys):
         return False
     try:

@@ -38,6 +38,8 @@ RATE, TURN_S, PAIRS = 100.0, 20.0, 8
 """Of each way; seconds of a turn; how many turns."""
 CLIENTS, SATURATED_S, BATCHING_ROUNDS = 32, 10.0, 2
 ADDED = 3  # versions, one after another
+TAIL = 5.0
+"""Triton's own p99 to its p50, above which the machine makes the tail."""
 _PAUSE_S = 1.0
 _AHEAD_S = 2.0  # until both loads of a pair begin: they open their connections meanwhile
 _LOOK_S = 0.5
@@ -124,6 +126,7 @@ def overhead(found: Sequence[Mapping[str, Turn]]) -> dict[str, Any]:
         "p50_added_ms": _wanted(round(added, 3), P50_MS, judged=not late),
         "p99_ratio": _wanted(round(ratio, 3), P99_RATIO, judged=not late),
         "generator_late": late,
+        "tail": round(median(one[DIRECT].p99 / one[DIRECT].p50 for one in spread), 1),
         "turns": [turn.json_object() for pair in found for turn in pair.values()],
     }
 
@@ -306,5 +309,10 @@ def show(figures: Mapping[str, Any]) -> None:
     console.table("Serving", ("what", "figure"), rows(figures))
     if figures.get("batching", {}).get("generator_cpu_share", 0) > 0.8:
         console.warn("the generator took most of a core: Triton may do more than it was asked")
+    if (tail := figures.get("overhead", {}).get("tail", 0)) > TAIL:
+        console.warn(
+            f"Triton's own p99 is {tail:g} times its p50: the machine does something else as well, "
+            "and hides what the gateway adds to p99"
+        )
     for line in judged(figures):
         console.say(line)

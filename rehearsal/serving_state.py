@@ -14,10 +14,8 @@ from rehearsal.rehearsal import Rehearsal
 
 STATE = "serving-state"
 PROFILE = "serving"
-GATES = ("signature", "digest", "contract", "load", "golden", "latency", "errors")
-"""A reason begins with the gate that stopped the version, and a colon."""
-STOPPED = ("rejected", "rolled-back")
-"""Phases of a candidate that gets no traffic any more."""
+GATES = ("registry", "signature", "digest", "contract", "load", "golden", "latency", "errors")
+"""What stops a version."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,16 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """Which version was stopped, by which gate and why; `at` in seconds since 1970."""
+
+    which: Version
+    gate: str
+    why: str
+    at: float
+
+
+@dataclass(frozen=True)
 class Delivery:
     """Where a model's delivery stands. `weight`: per cent of the requests to the candidate."""
 
@@ -41,42 +49,40 @@ class Delivery:
     candidate: Version | None
     weight: int
     phase: str
-    reason: str
-    since: str
-
-    @property
-    def gate(self) -> str | None:
-        """What stopped the version that was to come; None when nothing did."""
-        if self.phase not in STOPPED:
-            return None
-        gate = self.reason.partition(":")[0].strip()
-        return gate if gate in GATES else "unknown"
+    refused: Refused | None
 
     @property
     def words(self) -> str:
         """In one line."""
-        stable = "none" if self.stable is None else str(self.stable.version)
-        if self.candidate is None:
-            said = f"{self.phase}, stable {stable}"
-        else:
-            said = f"{self.phase}, stable {stable}, {self.candidate.version} at {self.weight} %"
-        return f"{said} ({self.reason})" if self.reason else said
+        said = f"{self.phase}, stable {'none' if self.stable is None else self.stable.version}"
+        if self.candidate is not None:
+            said += f", {self.candidate.version} at {self.weight} %"
+        if self.refused is not None:
+            said += f"; {self.refused.which.version} refused, {self.refused.gate}"
+            said += f": {self.refused.why}"
+        return said
 
 
 def parse(text: str) -> Delivery:
     """A value of the ConfigMap. Raises ValueError when it is none."""
     try:
         value = json.loads(text)
+        refused = value.get("refused")
         return Delivery(
             Version.of(value["stable"]),
             Version.of(value["candidate"]),
-            int(value.get("weight") or 0),
+            int(value["weight"]),
             str(value["phase"]),
-            str(value.get("reason") or ""),
-            str(value.get("since") or ""),
+            refused and _refused(refused),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{STATE}: no state of a model: {error!r}") from None
+
+
+def _refused(value: Mapping[str, Any]) -> Refused:
+    which = Version.of(value)
+    assert which is not None
+    return Refused(which, str(value["gate"]), str(value["why"]), float(value["at"]))
 
 
 def read(api: Api, model: str) -> Delivery | None:

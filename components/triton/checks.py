@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from components.checks import Check, Fault, ObjectRef, SecretKeyRef
+from components.model_repository.config import HOST, READ_PORT
 from components.triton.config import HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
 from services.serving.model import DECLARED_KEY
 
@@ -15,7 +16,13 @@ _GATEWAY = "inference"
 
 
 def serving_checks(
-    *, host: str, models: Mapping[str, int], gateway: str, open_gateway: str, deaf_gateway: str
+    *,
+    host: str,
+    models: Mapping[str, int],
+    reader_secret: str,
+    gateway: str,
+    open_gateway: str,
+    deaf_gateway: str,
 ) -> list[Check]:
     """The checks of one gateway; the last two are configurations of it that break one rule each:
     model control passes, and anybody may use the runtime API.
@@ -43,6 +50,13 @@ def serving_checks(
     ]
     if not models:
         return found
+    registry: dict[str, JsonValue] = {
+        "registry": f"https://{HOST}:{READ_PORT}",
+        "user": {
+            key: SecretKeyRef(namespace=NAMESPACE, secret=reader_secret, key=key).arg()
+            for key in ("username", "password")
+        },
+    }
     first = min(models)
     elsewhere = {
         "name": first,
@@ -53,9 +67,9 @@ def serving_checks(
         *found,
         Check(
             id="serving.answers",
-            title=f"each of {len(models)} models answers by HTTP in its declared version",
+            title=f"each of {len(models)} models answers its golden set, in its declared version",
             probe="serving_answers",
-            args={**door, **names},
+            args={**door, **names, **registry},
             fault=_fault(astray),
         ),
         Check(

@@ -18,7 +18,7 @@ from components.triton.config import (
     RUNTIME_PORT,
     TritonConfig,
 )
-from services.serving.gateway import FOLDER, POOLS, TABLE, WEIGHTS
+from services.serving.gateway import FOLDER, POOLS, RING, TABLE, TIME_FORMAT, WEIGHTS
 from services.serving.model import TRACKS
 
 CONFIG, TLS, TRUST = "/gateway/config", "/gateway/tls", "/gateway/trust"
@@ -45,22 +45,28 @@ def slots(config: TritonConfig) -> int:
 
 
 def _backend(pool: str, track: str, protocol: str, domain: str, config: TritonConfig) -> str:
-    port = GRPC_PORT if protocol == "grpc" else HTTP_PORT
     host = f"triton-{pool}-{track}.{domain}"
-    # gRPC's port speaks HTTP/2 alone, so both are asked at the other.
-    checked = f"check port {HTTP_PORT} check-proto h1 inter 500ms fall 3 rise 1"
-    proto = " proto h2" if protocol == "grpc" else ""
+    checked = "check inter 500ms fall 3 rise 1"
+    if protocol == "grpc":
+        # Whether it takes connections: HAProxy's checks have no message of gRPC. One that hangs is
+        # found by the other port, and by the pod's probes.
+        port, asked = f"{GRPC_PORT} proto h2", ""
+    else:
+        port = str(HTTP_PORT)
+        asked = f"""\
+  option httpchk
+  http-check send meth GET uri /v2/health/live ver HTTP/1.1 hdr Host {host}
+"""
     return f"""\
 backend {pool}-{track}-{protocol}
   balance leastconn
-  option httpchk
-  http-check send meth GET uri /v2/health/live ver HTTP/1.1 hdr Host {host}
+{asked}\
   # A model keeps nothing between requests: one that got no answer is asked of another pod, once.
   retries 1
   option redispatch 1
   retry-on conn-failure empty-response
   http-reuse safe
-  server-template {track} {slots(config)} {host}:{port}{proto} {checked} resolvers cluster \
+  server-template {track} {slots(config)} {host}:{port} {checked} resolvers cluster \
 init-addr none on-marked-down shutdown-sessions
 """
 
@@ -130,7 +136,15 @@ resolvers cluster
   timeout resolve 1s
   timeout retry 1s
 
+# How long requests took while a version is being tried: the controller reads it there.
+ring {RING}
+  format raw
+  maxlen 256
+  size 524288
+
 frontend inference
+  log ring@{RING} format raw local0 info
+  log-format "{TIME_FORMAT}"
   bind :{CLIENTS_PORT} {_CERTIFICATE} alpn h2,http/1.1
   acl grpc req.hdr(content-type) -m beg application/grpc
   http-request deny deny_status 413 if {{ req.body_size gt {config.request_mib << 20} }}
@@ -150,6 +164,7 @@ frontend inference
   http-request set-var(txn.track) str(canary) if infer !versioned \
 {{ rand(100),sub(txn.weight) -m int lt 0 }}
   http-request set-var(txn.key) var(txn.model),concat(/,txn.track)
+  http-request set-log-level silent unless infer {{ var(txn.weight) -m int gt 0 }}
   http-request track-sc0 var(txn.key) table {TABLE} if infer {known}
   http-request del-header x-estate-track
   http-response set-header x-estate-track %[var(txn.track)]

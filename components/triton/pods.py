@@ -235,6 +235,11 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
         args=[
             f"--model-repository={REPOSITORY}",
             "--model-control-mode=explicit",
+            # One that begins again has what the sidecar brought, before it takes a request.
+            "--load-model=*",
+            "--exit-on-error=false",
+            # The configuration is written whole; to ask the model would start it once more.
+            "--disable-auto-complete-config",
             # Ready when it can take requests; the sidecar knows of models.
             "--strict-readiness=false",
             "--allow-http=true",
@@ -242,8 +247,6 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
             f"--http-port={HTTP_PORT}",
             f"--grpc-port={GRPC_PORT}",
             f"--metrics-port={METRICS_PORT}",
-            "--metrics-config=summary_latencies=true",
-            "--metrics-config=summary_quantiles=0.5:0.05,0.99:0.001",
             "--rate-limit=execution_count",
             f"--exit-timeout-secs={config.request_timeout_s}",
             *(cache if pool.response_cache_mib else ()),

@@ -56,12 +56,10 @@ from components.workload import (
     topology_spread,
     waive,
 )
-from services.serving.model import ASSIGNMENTS, STATE, TRACKS
+from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC
 from services.serving.settings import ControlSettings
 
 GATEWAY = "inference"
-TRAFFIC = "serving-traffic"
-"""ConfigMap of the gateway's maps, kept by the controller."""
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 _DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 _mount = k8s.core.v1.VolumeMountArgs
@@ -123,6 +121,7 @@ class Serving(Component):
         self.checks += serving_checks(
             host=host,
             models=models,
+            reader_secret=repository.reader_secret,
             gateway=files.haproxy_cfg(config, _DOMAIN),
             open_gateway=files.haproxy_cfg(config, _DOMAIN, guarded=False),
             deaf_gateway=files.haproxy_cfg(config, _DOMAIN, asks_certificate=False),

@@ -15,13 +15,13 @@ from rehearsal.drills.harness import pod_processes
 from rehearsal.drills.serving import HTTP, Outcome, Stage, failures
 from rehearsal.errors import EstateError
 from rehearsal.load_figures import Result
-from rehearsal.serving_state import STOPPED, Delivery, Version
+from rehearsal.serving_state import Delivery, Version
 
 LOAD_S = 60.0
 """At least so long under load."""
 _AFTER_S = 5.0
-_STOP_S = 120.0
-"""For a broken version to be stopped."""
+_STOP_S = 240.0
+"""For a broken version to be stopped: a pod that cannot load it is waited for 180 s."""
 REGISTRY_POD = "model-registry-0"
 _STORAGE = "var/lib/registry/docker/registry/v2/blobs/sha256"
 
@@ -147,26 +147,25 @@ def _stopped_by(case: Case) -> str:
 
 def _case(stage: Stage, one: Broken) -> Case:
     with _broken_version(stage, one) as made:
-        # The number is the newest, so whatever the controller says of it is said now.
-        before = stage.look()
         since = stage.declare(made)
-        found = stage.wait(lambda now: now.gate is not None and now != before, _STOP_S)
+        found = stage.wait(_refuses(made), _STOP_S)
         stage.declare(stage.source)
-        back = stage.wait(
-            lambda now: (
-                now.stable == stage.source and now.candidate is None and now.phase not in STOPPED
-            )
-        )
+        back = stage.wait(lambda now: _stable_is(stage.source)(now) and now.refused is None)
+    refused = found[1].refused if found else None
     return Case(
         one.kind,
         one.what,
         made.version,
         one.gates,
-        found[1].gate if found else None,
-        found[1].reason if found else "",
+        refused.gate if refused else None,
+        refused.why if refused else "",
         round(found[0] - since, 1) if found else None,
         back is not None,
     )
+
+
+def _refuses(made: Version) -> Callable[[Delivery], bool]:
+    return lambda now: now.refused is not None and now.refused.which == made
 
 
 @contextlib.contextmanager

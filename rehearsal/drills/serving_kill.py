@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 
 from rehearsal.drills.harness import pod_process
@@ -10,7 +12,7 @@ from rehearsal.errors import EstateError
 from rehearsal.kube import Object, ready
 from rehearsal.load_figures import Result
 
-_PROGRAM = "tritonserver"
+_PROGRAM, _CONTAINER = "tritonserver", "triton"
 _AFTER_S = 10.0
 _GONE_S = 10.0
 
@@ -29,10 +31,13 @@ def kill(stage: Stage) -> Outcome:
     process = pod_process(stage.rehearsal, victim, _PROGRAM, lambda one: one.name() == _PROGRAM)
     at = time.monotonic()
     process.kill()
-    process.wait(_GONE_S)
-    # What was sent while the kernel took it apart was in its hands too.
-    in_flight = stage.load.in_flight(at, time.monotonic())
-    stage.note(f"kill -9 of {_PROGRAM} in {name}, process {process.pid}; in flight: {in_flight}")
+    closed = _closed(process.pid)
+    # What was sent before its sockets were closed was in its hands too.
+    in_flight = stage.load.in_flight(at, closed)
+    stage.note(
+        f"kill -9 of {_PROGRAM} in {name}, process {process.pid}, its sockets closed after "
+        f"{(closed - at) * 1000:.0f} ms; in flight: {in_flight}"
+    )
     recovered: float | None = None
     while recovered is None and time.monotonic() < at + SETTLE_S:
         stage.listen(0.25)
@@ -45,6 +50,7 @@ def kill(stage: Stage) -> Outcome:
     figures = {
         "replicas": len(before),
         "in_flight": in_flight,
+        "sockets_closed_ms": round((closed - at) * 1000, 1),
         "first_failed": {key: sum(one.first_failed.values()) for key, one in loads.items()},
         "retried": {key: one.retried for key, one in loads.items()},
         "recovered_s": recovered,
@@ -53,13 +59,22 @@ def kill(stage: Stage) -> Outcome:
     return Outcome("serving-kill", "", loads, figures, stage.events, wrong)
 
 
+def _closed(pid: int) -> float:
+    """When a process that was killed has no file open any more; it may be a zombie long after."""
+    deadline = time.monotonic() + _GONE_S
+    with contextlib.suppress(OSError):
+        while os.listdir(f"/proc/{pid}/fd") and time.monotonic() < deadline:
+            time.sleep(0.001)
+    return time.monotonic()
+
+
 def _containers(pods: list[Object]) -> set[str]:
-    """The tritonserver containers, which are others after a restart."""
+    """The containers of Triton, which are others after a restart."""
     return {
         str(state.get("containerID"))
         for pod in pods
         for state in pod.get("status", {}).get("containerStatuses", [])
-        if state.get("name") == _PROGRAM
+        if state.get("name") == _CONTAINER
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,16 +72,33 @@ def _unpacked(store: Store, digest: str) -> Path:
     target = folder / digest.removeprefix("sha256:")[:16]
     with locked(folder / f".{target.name}.lock"):
         if not target.exists():
-            fresh = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}."))
+            for left in folder.glob(f".{target.name}.*.part"):  # of a killed run
+                shutil.rmtree(left, ignore_errors=True)
+            fresh = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}.", suffix=".part"))
             try:
-                with tarfile.open(store.path(digest), "r:") as tar:
-                    # Our own layers: owners are left out, so that it works without root.
-                    tar.extractall(fresh, filter="tar" if os.geteuid() == 0 else "data")
+                _extract(store.path(digest), fresh)
                 fresh.chmod(0o755)
                 fresh.rename(target)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
     return target
+
+
+def _extract(layer: Path, into: Path) -> None:
+    """Unpack a layer. Its files become the user's: without root there is no other way.
+
+    :raises ImageError: tar fails.
+    """
+    options = ("--extract", "--no-same-owner", "--preserve-permissions")
+    done = subprocess.run(
+        ["tar", *options, "--file", str(layer), "--directory", str(into)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["tar said nothing"])[0]
+        raise ImageError(f"layer {layer.name[:12]} cannot be unpacked: {said}", "See what tar says")
 
 
 def command(

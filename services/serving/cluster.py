@@ -98,6 +98,8 @@ class Cluster:
         def follow() -> None:
             while True:
                 try:
+                    # Without a version of its own each begins with what is there: whatever
+                    # came between two of them (410 Gone, too) is told of.
                     for _ in watch.Watch().stream(  # type: ignore[no-untyped-call]
                         self._api.list_namespaced_config_map,
                         self._namespace,
@@ -106,9 +108,9 @@ class Cluster:
                         **selector,
                     ):
                         changed()
-                except FAILURES as error:
-                    _log.warning("watching ConfigMaps: %s", str(error).splitlines()[0][:200])
-                    threading.Event().wait(1)
+                except Exception as error:  # the watch makes it quicker; nobody depends on it
+                    _log.warning("watching ConfigMaps: %s", " ".join(str(error).split())[:200])
+                threading.Event().wait(1)
 
         threading.Thread(target=follow, name="watch", daemon=True).start()
 

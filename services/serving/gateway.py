@@ -16,7 +16,9 @@ from services.serving.model import Seen
 
 FOLDER = "/run/gateway"
 WEIGHTS, POOLS = "weights.map", "pools.map"
-TABLE = "seen"
+TABLE, RING = "seen", "rollouts"
+TIME_FORMAT = "time=%[date(0,ms)] key=%[var(txn.key)] took=%Ta"
+_TIME = re.compile(r"\btime=([0-9]+) key=([a-z0-9-]+/[a-z]+) took=([0-9]+)\b")
 _TIMEOUT_S = 3.0
 _ANSWER_MOST = 1 << 20
 _VERSION = re.compile(r"[0-9]+\.[0-9]+")
@@ -25,6 +27,15 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 class GatewayError(Exception):
     """What the gateway said, or that it does not answer."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """One request: `model/track`, when it was answered (s since 1970), how long it took (ms)."""
+
+    key: str
+    at: float
+    took_ms: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,15 @@ class Gateway:
                     requests=_count(values, "http_req_cnt"),
                     failures=_count(values, "http_fail_cnt"),
                 )
+        return found
+
+    def times(self) -> list[Time]:
+        """When each of the last requests of models that are being rolled out was answered."""
+        found = []
+        for line in self._say(f"show events {RING}").splitlines():
+            if match := _TIME.search(line):
+                at, key, took = match.groups()
+                found.append(Time(key, int(at) / 1000, int(took)))
         return found
 
     def _bring(self, name: str, wanted: Mapping[str, str]) -> None:

@@ -18,6 +18,8 @@ DECLARED_LABEL = "estate.dev/model"
 DECLARED_KEY = "model.json"
 ASSIGNMENTS = "serving-assignments"
 STATE = "serving-state"
+TRAFFIC = "serving-traffic"
+"""The gateway's maps, as a gateway that starts reads them."""
 POOL_LABEL, TRACK_LABEL = "estate.dev/pool", "estate.dev/track"
 REMEMBERED = 5
 """Versions served before, which need no canary to come back."""
@@ -54,15 +56,25 @@ class Assigned(_Strict):
 class Assignments(_Strict):
     """`serving-assignments`: one key for each track."""
 
-    stable: tuple[Assigned, ...] = ()
-    canary: tuple[Assigned, ...] = ()
+    stable: tuple[Assigned, ...]
+    canary: tuple[Assigned, ...]
 
 
 class Refusal(_Strict):
-    """Why a version does not serve. One of gate `registry` is tried again."""
+    """Why a version does not serve.
+
+    `passing`: nothing is wrong with the version as far as is known, so it is tried again, as after
+    one of gate `registry`.
+    """
 
     gate: Gate
     why: str
+    passing: bool = False
+
+    @property
+    def again(self) -> bool:
+        """Whether it is tried again."""
+        return self.passing or self.gate == "registry"
 
 
 class Refused(Refusal):
@@ -79,16 +91,36 @@ class Refused(Refusal):
 
 
 class Seen(_Strict):
-    """Requests of a version and those of them that failed, since the counters began."""
+    """Requests of a version and those of them that failed, since the counters began.
+
+    `failures` the gateways counted, `errors` Triton: what failed by gRPC, whose trailers the
+    gateways do not read, too.
+    """
 
     requests: int = 0
     failures: int = 0
+    errors: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Most failures are seen by both."""
+        return max(self.failures, self.errors)
+
+    def plus(self, other: Seen) -> Seen:
+        """Both together."""
+        return Seen(
+            requests=self.requests + other.requests,
+            failures=self.failures + other.failures,
+            errors=self.errors + other.errors,
+        )
 
     def since(self, base: Seen) -> Seen:
         """What came since; counters that were begun anew count from nothing."""
-        if self.requests < base.requests or self.failures < base.failures:
+        requests, failures = self.requests - base.requests, self.failures - base.failures
+        errors = self.errors - base.errors
+        if min(requests, failures, errors) < 0:
             return self
-        return Seen(requests=self.requests - base.requests, failures=self.failures - base.failures)
+        return Seen(requests=requests, failures=failures, errors=errors)
 
 
 class Progress(_Strict):

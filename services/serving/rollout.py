@@ -6,8 +6,10 @@ that it returned before.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from model_repo.declared import Rollout
 from services.serving.model import (
@@ -29,7 +31,7 @@ LOAD_S = 180.0
 DRAIN_S = 3.0
 """Between a weight of nothing and the end of the version: requests on their way are answered."""
 RETRY_S = 20.0
-_NOISE = 0.1
+_NOISE = 0.25
 """Of `max_latency_ms`: below it, twice the latency is no sign of anything."""
 
 
@@ -47,23 +49,50 @@ class Loaded:
         return self.pods > 0 and self.ready == self.pods
 
 
+class Pending:
+    """There is no answer yet: it is asked for again in the next round."""
+
+
+PENDING: Final = Pending()
+Verdict = Refusal | Pending | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The 99th percentile of so many requests, in ms."""
+
+    requests: int = 0
+    p99_ms: float = 0.0
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Latency:
+        """The two slowest alone never count: among few, they would be the percentile."""
+        if len(times) < 3:
+            return cls(len(times))
+        place = min(math.ceil(0.99 * len(times)) - 1, len(times) - 3)
+        return cls(len(times), sorted(times)[place])
+
+
 class World(Protocol):
     """What is asked of registry, pods and gateway."""
 
-    def verify(self, declared: Declared, served: Version | None) -> Refusal | None:
+    def verify(self, declared: Declared, served: Version | None) -> Verdict:
         """Signature, digest, and the contract: the same tensors as the version that is served."""
 
     def loaded(self, track: Track, declared: Declared, version: Version) -> Loaded:
         """Which pods have it."""
 
-    def golden(self, declared: Declared) -> Refusal | None:
+    def golden(self, declared: Declared) -> Verdict:
         """Whether the canary's pods answer the golden set, and quickly enough."""
+
+    def told(self) -> bool:
+        """Whether every gateway that takes requests has the weights of the round before."""
 
     def seen(self, declared: Declared) -> Seen:
         """Requests and failures of the canary's track."""
 
-    def latency_ms(self, track: Track, declared: Declared, version: Version) -> float | None:
-        """The 99th percentile in Triton; None before there was a request."""
+    def latency(self, track: Track, declared: Declared, since: float) -> Latency:
+        """What requests took since then, as the gateway has it."""
 
 
 def advance(declared: Declared, at: Progress, world: World, now: float) -> Progress:
@@ -76,8 +105,7 @@ def advance(declared: Declared, at: Progress, world: World, now: float) -> Progr
         case "idle":
             return _idle(declared, at, now)
         case "verifying":
-            refusal = world.verify(declared, at.stable)
-            return _refuse(at, refusal, now) if refusal else _phase(at, "loading", now)
+            return _verifying(declared, at, world, now)
         case "loading":
             return _loading(declared, at, world, now)
         case "golden":
@@ -87,7 +115,8 @@ def advance(declared: Declared, at: Progress, world: World, now: float) -> Progr
         case "promoting":
             return _promoting(declared, at, world, now)
         case "draining":
-            done = now - at.since >= DRAIN_S
+            # A gateway that was not told yet may still send requests to it.
+            done = now - at.since >= DRAIN_S and world.told()
             return _phase(at, "idle", now, candidate=None) if done else at
 
 
@@ -134,14 +163,22 @@ def _idle(declared: Declared, at: Progress, now: float) -> Progress:
 
 
 def _again(refused: Refused, now: float) -> bool:
-    return refused.gate == "registry" and now - refused.at >= RETRY_S
+    return refused.again and now - refused.at >= RETRY_S
+
+
+def _verifying(declared: Declared, at: Progress, world: World, now: float) -> Progress:
+    verdict = world.verify(declared, at.stable)
+    if isinstance(verdict, Pending):
+        return at
+    return _refuse(at, verdict, now) if verdict else _phase(at, "loading", now)
 
 
 def _late(at: Progress, loaded: Loaded, track: Track, now: float) -> Progress:
     if now - at.since < LOAD_S:
         return at
     words = f"{loaded.ready} of {loaded.pods} pods ({track}) have it ready after {LOAD_S:.0f} s"
-    return _refuse(at, Refusal(gate="load", why=words), now)
+    # Pods may be about to come, or an image; the version itself was not refused.
+    return _refuse(at, Refusal(gate="load", why=words, passing=True), now)
 
 
 def _loading(declared: Declared, at: Progress, world: World, now: float) -> Progress:
@@ -152,8 +189,14 @@ def _loading(declared: Declared, at: Progress, world: World, now: float) -> Prog
 
 
 def _golden(declared: Declared, at: Progress, world: World, now: float) -> Progress:
-    if refusal := world.golden(declared):
-        return _refuse(at, refusal, now)
+    loaded = world.loaded("canary", declared, declared.wanted)
+    if not loaded.everywhere:  # a pod was begun anew meanwhile: who is not asked proves nothing
+        return _late(at, loaded, "canary", now)
+    verdict = world.golden(declared)
+    if isinstance(verdict, Pending):
+        return at
+    if verdict:
+        return _refuse(at, verdict, now)
     known = at.stable is None or declared.wanted in at.before
     if known or not declared.rollout.steps:
         return _phase(at, "promoting", now)
@@ -170,12 +213,11 @@ def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progr
     if at.step >= len(rollout.steps):  # the steps were changed meanwhile
         return _phase(at, "promoting", now)
     seen = world.seen(declared).since(at.base)
-    assert at.candidate is not None
     refusal = judged(
         rollout,
         seen,
-        world.latency_ms("canary", declared, at.candidate),
-        world.latency_ms("stable", declared, at.stable) if at.stable else None,
+        world.latency("canary", declared, at.since),
+        world.latency("stable", declared, at.since),
     )
     if refusal:
         return _refuse(at, refusal, now)
@@ -184,28 +226,30 @@ def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progr
     if took < step.for_s or waits:
         weight = step.weight
         return at if at.weight == weight else at.model_copy(update={"weight": weight})
+    if not world.told():  # what was seen is not what this share of the requests would have shown
+        return at
     if at.step + 1 < len(rollout.steps):
         return _step(declared, at, world, at.step + 1, now)
     return _phase(at, "promoting", now)
 
 
-def judged(
-    rollout: Rollout, seen: Seen, latency_ms: float | None, served_ms: float | None
-) -> Refusal | None:
+def judged(rollout: Rollout, seen: Seen, latency: Latency, served: Latency) -> Refusal | None:
     """What speaks against a version, from what was seen of it at this step.
 
     Failures count at once: more of them than the step may have end it. Latency is judged by
     `min_requests` and more.
     """
     allowed = rollout.max_error_rate * max(seen.requests, rollout.min_requests, 1)
-    if seen.failures > allowed:
+    if seen.failed > allowed:
         return _against(
             "errors",
-            f"{seen.failures} of {seen.requests} requests failed, max_error_rate is "
+            f"{seen.failed} of {seen.requests} requests failed, max_error_rate is "
             f"{rollout.max_error_rate:g}",
         )
-    if latency_ms is None or seen.requests < rollout.min_requests:
+    least = max(1, rollout.min_requests)
+    if latency.requests < least:
         return None
+    latency_ms = latency.p99_ms
     if latency_ms > rollout.max_latency_ms:
         return _against(
             "latency",
@@ -213,10 +257,10 @@ def judged(
         )
     ratio = rollout.max_latency_ratio
     audible = latency_ms > _NOISE * rollout.max_latency_ms
-    if served_ms is not None and audible and latency_ms > ratio * served_ms:
+    if served.requests >= least and audible and latency_ms > ratio * served.p99_ms:
         return _against(
             "latency",
-            f"99th percentile {latency_ms:.1f} ms, the served version's is {served_ms:.1f} ms, "
+            f"99th percentile {latency_ms:.1f} ms, the served version's is {served.p99_ms:.1f} ms, "
             f"max_latency_ratio is {ratio:g}",
         )
     return None

@@ -24,6 +24,8 @@ def serve(settings: ServerSettings, routes: Mapping[str, Callable[[], Answer]]) 
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
+        # Headers and body are two records: the second would wait for a delayed ACK.
+        disable_nagle_algorithm = True
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:

@@ -21,8 +21,9 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from model_repo import triton as layout
+from model_repo.declared import Serving
 from model_repo.oci import NoAnswer, NotThere, OciError
-from model_repo.repository import Stored
+from model_repo.repository import Repository, Stored
 from model_repo.signing import Unsigned
 from services.serving import metrics, server
 from services.serving.cluster import FAILURES, Cluster
@@ -37,13 +38,27 @@ from services.serving.model import (
     VersionStatus,
 )
 from services.serving.settings import SyncSettings
-from services.serving.triton import Triton, TritonError
+from services.serving.triton import Triton, TritonError, TritonSilent
 
 _log = logging.getLogger("serving")
 _EVERY_S = 1.0
+_READ_S = 15.0
+"""The assignments are read so often, whether or not the watch tells of a change."""
 BACKEND = Path(__file__).parent / "backend" / layout.PROGRAM
 """What Triton's Python backend runs, for every framework."""
 _RETRY_S = 10.0
+_SETTLE_S, _UNLOADS_S = 3.0, 30.0
+"""Between two loads of a model: Triton 2.51 was seen to crash (signal 11) when it loads one whose
+former versions it is still taking apart, of which its index shows those that go, and not those that
+were replaced."""
+_AGAIN_S = 60.0
+"""What was refused is tried again after this: a key, a file or memory may be there by then."""
+
+
+@dataclass(frozen=True)
+class _Refused:
+    refusal: Refusal
+    at: float
 
 
 @dataclass
@@ -51,15 +66,31 @@ class _Model:
     """One model here: what is there of it, and the work that is being done on it."""
 
     applied: Assigned | None = None
-    """What Triton was told of last."""
+    """What was worked on last."""
+    loaded: tuple[Version, ...] = ()
+    serving: Serving | None = None
+    """What Triton took last, and how it serves it."""
     stored: dict[Version, Stored] = field(default_factory=dict)
-    refused: dict[Version, Refusal] = field(default_factory=dict)
+    refused: dict[Version, _Refused] = field(default_factory=dict)
     tried: float = 0.0
-    work: Future[None] | None = None
+    told: float = 0.0
+    """When Triton had last done what it was told."""
+    work: Future[bool] | None = None
+    """True when the model is not here any more."""
 
     @property
     def busy(self) -> bool:
         return self.work is not None and not self.work.done()
+
+    def refuse(self, one: Version, gate: Gate, why: str) -> None:
+        self.refused[one] = _Refused(Refusal(gate=gate, why=why[:500]), time.monotonic())
+
+    def final(self, one: Version) -> bool:
+        """Whether it was refused, and for now that is all there is to it."""
+        refused = self.refused.get(one)
+        if refused is None or refused.refusal.gate == "registry":
+            return False
+        return time.monotonic() - refused.at < _AGAIN_S
 
 
 class Sync:
@@ -73,72 +104,110 @@ class Sync:
         """Whether the assignments were read once."""
         self._ready: dict[str, set[int]] = {}
         self._live = False
+        self._whole = False
+        """Whether this Triton has served all that was assigned, once since it began."""
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="model")
 
     def assign(self, assigned: Mapping[str, Assigned]) -> None:
         """From now on this is what is to be served."""
+        if not self._known and self._settings.versions.is_dir():
+            # What a sidecar before this one has left.
+            for entry in self._settings.versions.iterdir():
+                self._models.setdefault(entry.name, _Model())
         self._assigned, self._known = dict(assigned), True
 
     def round(self) -> None:
         """Look what Triton serves, and begin what is missing."""
+        self._look()
+        if self._live and self._known:
+            # Triton may still have what an earlier sidecar loaded.
+            for name in {*self._models, *self._assigned, *self._ready}:
+                self._begin(name)
+        self._measure()
+
+    def _look(self) -> None:
         self._live = self._triton.live()
         try:
             self._ready = self._triton.ready() if self._live else {}
-        except TritonError:
-            self._ready = {}
-        if not self._live or not self._known:
+        except TritonError as error:
+            _log.warning("%s", error)
+            self._live, self._ready = False, {}
+        if not self._live or (self._assigned and not self._ready):
+            self._whole = False  # it began anew
+        elif self._known and all(map(self._settled, self._assigned)):
+            self._whole = True
+
+    def _settled(self, name: str) -> bool:
+        """Whether a model is served in some version, or none of them can be."""
+        model = self._models.get(name, _Model())
+        return bool(self._ready.get(name)) or all(map(model.final, self._assigned[name].versions))
+
+    def _begin(self, name: str) -> None:
+        model = self._models.setdefault(name, _Model())
+        if model.busy:
             return
-        for name in {*self._models, *self._assigned}:
-            model = self._models.setdefault(name, _Model())
-            if model.busy:
-                continue
-            self._told(name, model)
-            wanted = self._assigned.get(name)
-            if wanted is None:
-                model.work = self._pool.submit(self._leave, name)
-            elif self._lacks(name, model, wanted):
+        if model.work is not None and model.work.result():
+            self._models[name] = model = _Model()
+        model.work = None
+        wanted = self._assigned.get(name)
+        if wanted is not None:
+            if self._lacks(name, model, wanted):
                 model.tried = time.monotonic()
                 model.work = self._pool.submit(self._bring, name, model, wanted)
-        self._measure()
+        elif model != _Model() or self._ready.get(name) or self._left(name):
+            model.work = self._pool.submit(self._leave, name)
+        else:
+            del self._models[name]
 
-    def _told(self, name: str, model: _Model) -> None:
-        if model.work is not None and (error := model.work.exception()) is not None:
-            _log.error("%s: %s", name, error)
-        model.work = None
+    def _left(self, name: str) -> bool:
+        places = (self._settings.repository, self._settings.versions)
+        return any((place / name).exists() for place in places)
 
     def _lacks(self, name: str, model: _Model, wanted: Assigned) -> bool:
         if model.applied != wanted:
             return True
-        good = {one.version for one in wanted.versions if one not in model.refused}
-        missing = not good <= self._ready.get(name, set())
-        again = any(one.gate == "registry" for one in model.refused.values())
-        return (missing or again) and time.monotonic() - model.tried > _RETRY_S
+        if time.monotonic() - model.tried <= _RETRY_S:
+            return False
+        return any(
+            not model.final(one) and not (one in model.loaded and self._serves(name, (one,)))
+            for one in wanted.versions
+        )
 
-    def _bring(self, name: str, model: _Model, wanted: Assigned) -> None:
-        for one in wanted.versions:
-            if one not in model.stored and not _final(model.refused.get(one)):
-                self._pull(name, model, one)
-        good = [one for one in wanted.versions if one in model.stored]
-        if good:
-            self._load(name, model, wanted, good)
+    def _serves(self, name: str, versions: tuple[Version, ...]) -> bool:
+        return {one.version for one in versions} <= self._ready.get(name, set())
+
+    def _bring(self, name: str, model: _Model, wanted: Assigned) -> bool:
+        try:
+            for one in wanted.versions:
+                if one not in model.stored and not model.final(one):
+                    self._pull(name, model, one)
+            good = [one for one in wanted.versions if one in model.stored and not model.final(one)]
+            if good:
+                self._load(name, model, wanted, good)
+            self._tidy(name, model, wanted)
+        except Exception as error:  # whatever it is, the other models go on
+            _log.exception("%s", name)
+            for one in wanted.versions:
+                if one not in model.loaded:
+                    model.refuse(one, "load", f"{type(error).__name__}: {error}")
         model.applied = wanted
-        for gone in set(model.stored) - set(wanted.versions):
-            del model.stored[gone]
-            shutil.rmtree(self._folder(name, gone), ignore_errors=True)
-        for gone in set(model.refused) - set(wanted.versions):
-            del model.refused[gone]
+        return False
 
     def _pull(self, name: str, model: _Model, one: Version) -> None:
         began = time.monotonic()
         folder = self._folder(name, one)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             repository = self._settings.registry.repository()
-            stored = repository.pull(name, one.digest, folder)
-            if stored.version.version != one.version:
-                raise OciError(f"{name}@{one.digest}", f"is version {stored.version.version}")
+        except (OciError, OSError, ValueError) as error:
+            # Keys or passwords are not as they should be, which says nothing of a version.
+            model.refuse(one, "registry", str(error))
+            _log.error("%s version %s: %s", name, one.version, error)
+            return
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stored = _pulled(repository, name, one, folder)
         except (OciError, OSError) as error:
-            model.refused[one] = Refusal(gate=gate_of(error), why=str(error)[:500])
+            model.refuse(one, gate_of(error), str(error))
             _log.error("%s version %s: %s", name, one.version, error)
             return
         metrics.PULLED.observe(time.monotonic() - began)
@@ -147,42 +216,96 @@ class Sync:
         _log.info("%s version %s is here (%s)", name, one.version, one.digest)
 
     def _load(self, name: str, model: _Model, wanted: Assigned, good: list[Version]) -> None:
+        """Have Triton serve these; without the newest, if it does not take all of them.
+
+        Triton takes all versions or none: one that does not load would keep the others away from
+        a Triton that has just begun.
+        """
         newest = good[-1]
-        told = model.stored[newest].version
+        # There is one configuration, with the tensors of the newest.
+        shape = _shape(model.stored[newest])
+        good = [one for one in good if _shape(model.stored[one]) == shape]
+        if self._has(name, model, wanted.serving, good):
+            return
+        numbers = [one.version for one in good]
+        try:
+            self._lay_out(name, model, wanted.serving, good)
+            self._settle(name, model)
+            try:
+                self._triton.load(name)
+            finally:
+                model.told = time.monotonic()
+        except TritonSilent as error:
+            # Nobody's fault: it is told again when it answers.
+            metrics.LOADS.labels(name, "failed").inc()
+            _log.warning("%s: load of versions %s: %s", name, numbers, error)
+            return
+        except (TritonError, OciError, OSError) as error:
+            metrics.LOADS.labels(name, "failed").inc()
+            _log.error("%s: load of versions %s: %s", name, numbers, error)
+            model.refuse(newest, "load", str(error))
+            rest = good[:-1]
+            if rest and not self._has(name, model, wanted.serving, rest):
+                self._load(name, model, wanted, rest)
+            elif model.loaded and model.serving:
+                # It serves what it had, of which a process may yet be begun anew.
+                self._lay_out(name, model, model.serving, list(model.loaded))
+            return
+        model.loaded, model.serving = tuple(good), wanted.serving
+        for one in good:
+            model.refused.pop(one, None)
+        metrics.LOADS.labels(name, "done").inc()
+        _log.info("%s: versions %s are loaded", name, numbers)
+
+    def _settle(self, name: str, model: _Model) -> None:
+        """Wait until Triton has taken apart what it had of a model. Raises TritonError."""
+        time.sleep(max(0.0, model.told + _SETTLE_S - time.monotonic()))
+        deadline = time.monotonic() + _UNLOADS_S
+        while self._triton.unloading(name) and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _has(self, name: str, model: _Model, serving: Serving, good: list[Version]) -> bool:
+        """Whether that is what Triton took last, and serves."""
+        same = (tuple(good), serving) == (model.loaded, model.serving)
+        return same and self._serves(name, model.loaded)
+
+    def _lay_out(self, name: str, model: _Model, serving: Serving, good: list[Version]) -> None:
+        told = model.stored[good[-1]].version
+        native = self._settings.native
         text = layout.configuration(
             told,
-            wanted.serving,
+            serving,
             [one.version for one in good],
-            native=self._settings.native,
+            native=native,
             gpu=self._settings.gpu,
         )
         folders = {one.version: self._folder(name, one) for one in good}
-        try:
-            own = layout.is_native(told.framework, native=self._settings.native)
-            layout.lay_out(self._settings.repository, name, text, folders, None if own else BACKEND)
-            self._triton.load(name)
-        except (TritonError, OSError) as error:
-            metrics.LOADS.labels(name, "failed").inc()
-            _log.error("%s: load: %s", name, error)
-            # What was served before is not the reason, and goes on.
-            served = self._ready.get(name, set())
-            for one in good:
-                if one.version not in served:
-                    model.refused[one] = Refusal(gate="load", why=str(error)[:500])
-            return
-        metrics.LOADS.labels(name, "done").inc()
-        _log.info("%s: versions %s are loaded", name, [one.version for one in good])
+        own = layout.is_native(told.framework, native=native)
+        layout.lay_out(self._settings.repository, name, text, folders, None if own else BACKEND)
 
-    def _leave(self, name: str) -> None:
+    def _tidy(self, name: str, model: _Model, wanted: Assigned) -> None:
+        """Take away what is neither assigned nor served."""
+        kept = {*wanted.versions, *model.loaded}
+        for gone in set(model.stored) - kept:
+            del model.stored[gone]
+        for gone in set(model.refused) - set(wanted.versions):
+            del model.refused[gone]
+        folders = {self._folder(name, one) for one in kept}
+        parent = self._settings.versions / name
+        for entry in parent.iterdir() if parent.is_dir() else ():
+            if entry not in folders:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def _leave(self, name: str) -> bool:
         try:
             self._triton.unload(name)
         except TritonError as error:
             _log.warning("%s: unload: %s", name, error)
-            return
+            return False
         shutil.rmtree(self._settings.repository / name, ignore_errors=True)
         shutil.rmtree(self._settings.versions / name, ignore_errors=True)
-        self._models.pop(name, None)
         _log.info("%s: not served any more", name)
+        return True
 
     def _folder(self, name: str, one: Version) -> Path:
         return self._settings.versions / name / one.digest.removeprefix("sha256:")[:24]
@@ -208,22 +331,44 @@ class Sync:
 
     def _version(self, name: str, one: Version) -> VersionStatus:
         model = self._models.get(name, _Model())
-        if refusal := model.refused.get(one):
-            return VersionStatus(digest=one.digest, state="refused", refusal=refusal)
-        if one in model.stored and one.version in self._ready.get(name, set()):
+        if refused := model.refused.get(one):
+            return VersionStatus(digest=one.digest, state="refused", refusal=refused.refusal)
+        # A number may be ready with the content that it had before.
+        if one in model.loaded and one.version in self._ready.get(name, set()):
             return VersionStatus(digest=one.digest, state="ready")
         return VersionStatus(digest=one.digest, state="loading" if model.busy else "waiting")
 
     def ready(self) -> bool:
-        """Whether requests may come: every model that is assigned is served in some version.
+        """Whether requests may come: this Triton has served all that was assigned.
 
-        The canary's pods are ready without: what does not load there gets no traffic.
+        It stays so while one model of many is brought, or breaks: the others go on. The canary's
+        pods are ready at once: what does not load there gets no traffic.
         """
-        if not self._live or not self._known:
-            return False
         if self._settings.track == "canary":
-            return True
-        return all(self._ready.get(name) for name in self._assigned)
+            return self._live and self._known
+        return self._whole
+
+
+def _pulled(repository: Repository, name: str, one: Version, folder: Path) -> Stored:
+    """The version, in its folder. Raises OciError and OSError."""
+    try:
+        stored = repository.pull(name, one.digest, folder)
+    except OciError as error:
+        if error.thing != str(folder):
+            raise
+        # A node that went down may leave files of the right names and wrong bytes.
+        _log.warning("%s: pulled once more", error)
+        shutil.rmtree(folder)
+        stored = repository.pull(name, one.digest, folder)
+    if stored.version.version != one.version:
+        raise OciError(f"{name}@{one.digest}", f"is version {stored.version.version}")
+    return stored
+
+
+def _shape(stored: Stored) -> object:
+    """What versions have in common that one configuration can serve."""
+    told = stored.version
+    return told.framework, told.inputs, told.outputs
 
 
 def gate_of(error: Exception) -> Gate:
@@ -237,15 +382,12 @@ def gate_of(error: Exception) -> Gate:
     return "registry"
 
 
-def _final(refusal: Refusal | None) -> bool:
-    return refusal is not None and refusal.gate != "registry"
+def assigned_to(data: Mapping[str, str], settings: SyncSettings) -> dict[str, Assigned]:
+    """What a track and pool have to serve. Raises ValueError.
 
-
-def assigned_to(data: Mapping[str, str] | None, settings: SyncSettings) -> dict[str, Assigned]:
-    """What a track and pool have to serve. Raises ValidationError."""
-    found = Assignments.model_validate(
-        {track: json.loads(text) for track, text in (data or {}).items()}
-    )
+    Both tracks must be there: an object without them is no order to serve nothing.
+    """
+    found = Assignments.model_validate({track: json.loads(text) for track, text in data.items()})
     mine = found.stable if settings.track == "stable" else found.canary
     return {one.name: one for one in mine if one.serving.pool == settings.pool}
 
@@ -265,16 +407,28 @@ def run(settings: SyncSettings) -> NoReturn:
             "/healthz": lambda: (200, "alive\n"),
         },
     )
+    read = 0.0
     while True:
-        if changed.is_set():
+        if changed.is_set() or time.monotonic() - read > _READ_S:
             changed.clear()
+            read = time.monotonic()
             try:
                 data = cluster.config_map(ASSIGNMENTS)
                 if data is not None:
                     sync.assign(assigned_to(data, settings))
-            except (*FAILURES, ValidationError, ValueError) as error:
-                _log.error("%s: %s", ASSIGNMENTS, str(error).splitlines()[0][:300])
+            except (*FAILURES, ValueError) as error:
+                _log.error("ConfigMap %s: %s", ASSIGNMENTS, _line(error))
                 time.sleep(1)
                 changed.set()
-        sync.round()
+        try:
+            sync.round()
+        except Exception:  # what is served goes on being served
+            _log.exception("a round")
         changed.wait(_EVERY_S)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return " ".join(str(error).split())[:300] or type(error).__name__

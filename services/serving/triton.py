@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -19,7 +18,11 @@ class TritonError(Exception):
     """What Triton said, or that it said nothing."""
 
 
-class TritonTimeout(TritonError):
+class TritonSilent(TritonError):
+    """It did not answer: what it was asked is not known to be done, nor to be refused."""
+
+
+class TritonTimeout(TritonSilent):
     """It did not answer in time."""
 
 
@@ -50,10 +53,24 @@ class Triton:
         """Which versions of which models it serves."""
         answer = self._said(self._ask("POST", "/v2/repository/index", json={"ready": True}))
         found: dict[str, set[int]] = {}
-        for one in answer.json():
-            if one.get("state") == "READY" and str(one.get("version", "")).isdigit():
-                found.setdefault(one["name"], set()).add(int(one["version"]))
+        try:
+            for one in answer.json():
+                if one.get("state") == "READY" and str(one.get("version", "")).isdigit():
+                    found.setdefault(one["name"], set()).add(int(one["version"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise TritonError("the index of models is none") from None
         return found
+
+    def unloading(self, model: str) -> bool:
+        """Whether a version of it still answers its last requests, or is being taken apart."""
+        answer = self._said(self._ask("POST", "/v2/repository/index", json={}))
+        try:
+            return any(
+                one.get("name") == model and one.get("state") == "UNLOADING"
+                for one in answer.json()
+            )
+        except (ValueError, TypeError, AttributeError):
+            raise TritonError("the index of models is none") from None
 
     def infer(
         self, model: str, version: int, request: Mapping[str, Any]
@@ -66,7 +83,9 @@ class Triton:
         try:
             outputs = answer.json()["outputs"]
         except (ValueError, KeyError, TypeError):
-            raise TritonError("the answer has no outputs") from None
+            outputs = None
+        if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
+            raise TritonError("the answer has no outputs")
         return outputs, took
 
     def _ask(
@@ -79,7 +98,7 @@ class Triton:
         except requests.ReadTimeout:
             raise TritonTimeout(f"Triton does not answer within {timeout_s:g} s") from None
         except requests.RequestException as error:
-            raise TritonError(f"Triton does not answer: {type(error).__name__}") from None
+            raise TritonSilent(f"Triton does not answer: {type(error).__name__}") from None
 
     def _said(self, answer: requests.Response) -> requests.Response:
         if answer.ok:
@@ -91,26 +110,17 @@ class Triton:
         raise TritonError(f"{' '.join(words.split())[:400] or answer.reason}")
 
 
-def failures(metrics: str, model: str, version: int) -> int:
-    """Requests of a version that Triton could not answer, from its metrics."""
-    return int(
-        sum(
-            sample.value
-            for sample in _samples(metrics, "nv_inference_request_failure")
-            if sample.labels.get("model") == model and sample.labels.get("version") == str(version)
-        )
-    )
+def failures(metrics: str) -> dict[tuple[str, str], int]:
+    """(model, version) -> requests that Triton could not answer. Raises ValueError.
 
-
-def latency_ms(metrics: str, model: str, version: int, quantile: str = "0.99") -> float | None:
-    """A quantile of the time that requests took, in queue and model; None before there was one."""
-    for sample in _samples(metrics, "nv_inference_request_summary_us"):
-        labels = sample.labels
-        if (labels.get("model"), labels.get("version")) != (model, str(version)):
-            continue
-        if labels.get("quantile") == quantile and math.isfinite(sample.value):
-            return float(sample.value) / 1000
-    return None
+    Who went away without an answer (CANCELED) is no failure of the version.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for sample in _samples(metrics, "nv_inference_request_failure"):
+        key = sample.labels.get("model", ""), sample.labels.get("version", "")
+        counts = sample.labels.get("reason") != "CANCELED"
+        found[key] = found.get(key, 0) + (int(sample.value) if counts else 0)
+    return found
 
 
 def _samples(metrics: str, name: str) -> list[Any]:

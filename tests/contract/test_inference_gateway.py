@@ -39,7 +39,6 @@ from components.triton.config import (
     CONTROLLER,
     GATEWAY_METRICS_PORT,
     GRPC_PORT,
-    HTTP_PORT,
     RUNTIME_PORT,
     TritonConfig,
 )
@@ -73,6 +72,7 @@ class Fake:
 
     def __init__(self, name: str) -> None:
         self.name, self.fails, self.asked = name, False, Counter[str]()
+        self.takes_s = 0.0
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -84,6 +84,7 @@ class Fake:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 fake.asked[self.path] += 1
+                time.sleep(fake.takes_s)
                 self._answer(500 if fake.fails else 200, {"model_version": fake.name})
 
             def _answer(self, status: int, body: object) -> None:
@@ -233,10 +234,12 @@ def running(tmp_path: Path) -> Iterator[Running]:
     def server(match: re.Match[str]) -> str:
         fake = servers[f"{match['pool']}-{match['track']}"]
         port = fake.grpc if match["port"] == str(GRPC_PORT) else fake.http
-        rest = match["rest"].replace(f"check port {HTTP_PORT}", f"check port {fake.http}")
-        rest = rest.replace("resolvers cluster init-addr none", "")
+        # Checks so often that a wrong one is down before a test has begun.
+        rest = match["rest"].replace("resolvers cluster init-addr none", "")
+        rest = rest.replace("inter 500ms", "inter 20ms")
         return f"  server {match['track']} 127.0.0.1:{port}{rest}"
 
+    text = text.replace("timeout check 3s", "timeout check 100ms")
     text = re.sub(
         r"  server-template (?P<track>\w+) \d+ triton-(?P<pool>\w+)-\w+\.[\w.]+:(?P<port>\d+)"
         r"(?P<rest>.*)",
@@ -280,6 +283,7 @@ def _until_it_answers(made: Running, log: Path, process: subprocess.Popen[bytes]
         assert process.poll() is None, log.read_text()
         try:
             if made.ask("GET", "/v2/health/live").ok:
+                time.sleep(0.5)  # three checks, each with its time-out
                 return
         except requests.ConnectionError:
             pass
@@ -325,6 +329,23 @@ def test_requests_and_failures_are_counted_by_model_and_track(running: Running) 
         assert running.infer().status_code == 500
     running.infer("nobody-declared-this")
     assert running.runtime.seen() == {"digits/canary": Seen(requests=8, failures=3)}
+
+
+def test_of_a_model_that_is_rolled_out_the_gateway_tells_what_requests_took(
+    running: Running,
+) -> None:
+    running.runtime.share({"digits": 0}, {"digits": "cpu"})
+    running.infer()
+    assert running.runtime.times() == []
+    running.runtime.share({"digits": 100}, {"digits": "cpu"})
+    began = time.time()
+    running.servers["cpu-canary"].takes_s = 0.2
+    for _ in range(3):
+        running.infer()
+    running.ask("GET", "/v2/models/digits")
+    found = running.runtime.times()
+    assert [one.key for one in found] == ["digits/canary"] * 3
+    assert all(began < one.at < time.time() and 150 < one.took_ms < 1000 for one in found)
 
 
 def test_grpc_is_split_by_the_model_in_its_message(running: Running) -> None:

@@ -27,11 +27,12 @@ def _triton() -> Any:
     return triton_python_backend_utils
 
 
-def _same(what: str, declared: Sequence[str], found: Sequence[str]) -> None:
+def _match(inputs: list[str], outputs: list[str], takes: list[str], gives: list[str]) -> None:
     """Refuse to load a file with other tensors than the configuration has."""
-    if lacking := sorted(set(declared) - set(found)):
+    if set(inputs) != set(takes) or not set(outputs) <= set(gives):
         raise ValueError(
-            f"{what} {lacking[0]!r} is not in the model's file, which has: {', '.join(found)}"
+            f"the model's file takes {', '.join(sorted(takes))} and gives "
+            f"{', '.join(sorted(gives))}: declared are {', '.join(inputs)} and {', '.join(outputs)}"
         )
 
 
@@ -43,9 +44,8 @@ def _onnx(file: Path, inputs: list[str], outputs: list[str], threads: int) -> Ru
     # A thread that spins takes the core from the other instances.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    _same("input", [one.name for one in session.get_inputs()], inputs)
-    _same("input", inputs, [one.name for one in session.get_inputs()])
-    _same("output", outputs, [one.name for one in session.get_outputs()])
+    takes, gives = session.get_inputs(), session.get_outputs()
+    _match(inputs, outputs, [one.name for one in takes], [one.name for one in gives])
 
     def run(arrays: Arrays) -> Arrays:
         made: Arrays = session.run(outputs, dict(zip(inputs, arrays, strict=True)))
@@ -83,10 +83,8 @@ def _tensorflow(folder: Path, inputs: list[str], outputs: list[str], threads: in
     if "serving_default" not in loaded.signatures:
         raise ValueError("the SavedModel has no signature 'serving_default'")
     signature = loaded.signatures["serving_default"]
-    found = list(signature.structured_input_signature[1])
-    _same("input", found, inputs)
-    _same("input", inputs, found)
-    _same("output", outputs, list(signature.structured_outputs))
+    takes, gives = signature.structured_input_signature[1], signature.structured_outputs
+    _match(inputs, outputs, list(takes), list(gives))
 
     # Bound to the function: the variables live as long as what was loaded.
     def run(arrays: Arrays, model: object = loaded) -> Arrays:
@@ -107,9 +105,7 @@ def _tflite(file: Path, inputs: list[str], outputs: list[str], threads: int) -> 
     else:
         into = {one["name"]: one for one in model.get_input_details()}
         out = {one["name"]: one for one in model.get_output_details()}
-    _same("input", list(into), inputs)
-    _same("input", inputs, list(into))
-    _same("output", outputs, list(out))
+    _match(inputs, outputs, list(into), list(out))
     places = [into[name]["index"] for name in inputs]
     results = [out[name]["index"] for name in outputs]
     shapes: list[tuple[int, ...]] = []

@@ -15,12 +15,18 @@ import tritonclient.grpc as client
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
+from components.model_repository.config import TRUST, TRUST_KEY
 from components.triton.config import NAMESPACE
+from model_repo import golden, signing
+from model_repo.oci import Registry
+from model_repo.repository import Repository
 from services.serving.model import STATE, Progress
 from tests.state.probes import ProbeContext, probe
 
 Secret = Mapping[str, str]
 _TIMEOUT_S = 20
+_BATCH = 8
+"""Examples of a golden set in one request: what each of the models takes."""
 
 
 class _Door:
@@ -40,28 +46,43 @@ class _Door:
 
 
 @probe("serving_answers")
-def answers(ctx: ProbeContext, host: str, port: int, ca: Secret, models: Mapping[str, int]) -> str:
-    """Every model answers something of its declared shape, in its declared version."""
+def answers(
+    ctx: ProbeContext,
+    host: str,
+    port: int,
+    ca: Secret,
+    models: Mapping[str, int],
+    registry: str,
+    user: Mapping[str, Secret],
+) -> str:
+    """Every model answers its golden set, in its declared version, within the set's tolerance."""
     door = _Door(ctx, host, port, ca)
+    repository = _repository(ctx, registry, user, ca)
+    state = ctx.config_map(NAMESPACE, STATE)
     for model, version in models.items():
-        about = door.ask("GET", f"/v2/models/{model}")
-        assert about.ok, f"{model}: {about.status_code} {about.text[:200]}"
-        inputs = [
-            {
-                **one,
-                "shape": (shape := [max(1, size) for size in one["shape"]]),
-                "data": [0] * _count(shape),
-            }
-            for one in about.json()["inputs"]
-        ]
-        answer = door.ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
-        assert answer.ok, f"{model}: {answer.status_code} {answer.text[:200]}"
-        found = answer.json()
-        assert found["model_version"] == str(version), (
-            f"{model}: version {found['model_version']} answers, {version} is declared"
-        )
-        assert found["outputs"], f"{model}: no outputs"
+        assert model in state, f"{model}: unknown to the controller"
+        served = Progress.model_validate_json(state[model]).stable
+        assert served is not None, f"{model}: no version is served"
+        stored = repository.show(model, served.digest)
+        for part in repository.golden(stored).batches(_BATCH):
+            answer = door.ask("POST", f"/v2/models/{model}/infer", part.request())
+            assert answer.ok, f"{model}: {answer.status_code} {answer.text[:200]}"
+            found = answer.json()
+            assert found["model_version"] == str(version), (
+                f"{model}: version {found['model_version']} answers, {version} is declared"
+            )
+            different = golden.compare(part, found["outputs"])
+            assert not different, f"{model}: {'; '.join(different)}"
     return ", ".join(f"{model} {version}" for model, version in models.items())
+
+
+def _repository(ctx: ProbeContext, url: str, user: Mapping[str, Secret], ca: Secret) -> Repository:
+    """The model registry as its reader, with the keys that the estate trusts."""
+    authority, keys = ctx.tmp / "registry-ca.crt", ctx.tmp / "signing.pub"
+    authority.write_bytes(ctx.secret(ca))
+    keys.write_text(ctx.config_map(NAMESPACE, TRUST)[TRUST_KEY])
+    name, password = (ctx.secret(user[part]).decode() for part in ("username", "password"))
+    return Repository(Registry(url, (name, password), ca=authority), signing.trusted([keys]))
 
 
 @probe("serving_grpc")
@@ -154,10 +175,3 @@ def rollouts(ctx: ProbeContext, models: Mapping[str, int]) -> str:
         assert at.stable.version == version, f"{model} serves {at.stable.version}, not {version}"
         assert at.phase == "idle", f"{model}: {at.phase}, the canary gets {at.weight} %"
     return f"{len(models)} models"
-
-
-def _count(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

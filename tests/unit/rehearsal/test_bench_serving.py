@@ -118,6 +118,15 @@ def test_a_late_generator_judges_nothing() -> None:
     assert "not judged" in judged({"overhead": found})[0]
 
 
+@pytest.mark.parametrize("tail, said", [(1.0, False), (20.0, True)])
+def test_a_tail_that_the_machine_makes_is_named(
+    tail: float, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = result(1.0, tail=tail)
+    bench_serving.show({"overhead": overhead([pair(made, made)])})
+    assert ("hides what the gateway adds" in capsys.readouterr().err) is said
+
+
 def test_batching_gains_what_the_medians_say() -> None:
     found = gain(
         [

@@ -61,9 +61,10 @@ def test_a_request_holds_one_example_as_binary_data() -> None:
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_answer_is_read_with_its_version(binary: bool) -> None:
     tensor: dict[str, Any] = {"name": "sum", "datatype": "FP32", "shape": [1, 1]}
-    more, data = {"data": [5.0]}, b""
+    more: dict[str, Any] = {"data": [5.0]}
+    data = b""
     if binary:
-        more, data = {"parameters": {"binary_data_size": 4}}, np.float32(5.0).tobytes()  # type: ignore[dict-item]
+        more, data = {"parameters": {"binary_data_size": 4}}, np.float32(5.0).tobytes()
     head = json.dumps({"model_version": "7", "outputs": [tensor | more]}).encode()
     headers = {HEADER_LENGTH: str(len(head))} if binary else {}
     found = http_answer(head + data, headers, "canary")
@@ -78,7 +79,7 @@ def test_what_is_no_answer_is_unusable(body: bytes) -> None:
 
 
 def test_an_answer_that_is_cut_off_is_unusable() -> None:
-    tensor = {"name": "sum", "datatype": "FP32", "shape": [1, 1]}
+    tensor: dict[str, Any] = {"name": "sum", "datatype": "FP32", "shape": [1, 1]}
     tensor |= {"parameters": {"binary_data_size": 4}}
     head = json.dumps({"model_version": "1", "outputs": [tensor]}).encode()
     with pytest.raises(Unusable):

@@ -200,9 +200,9 @@ def test_one_failed_request_is_a_failed_command(
         def start(self, *_: object) -> None:
             """It is over already."""
 
-    served = Delivery(Version(1, "sha256:x"), None, 0, "stable", "", "")
-    monkeypatch.setattr(load.access, "of", lambda _: ACCESS)
-    monkeypatch.setattr(load.serving_state, "served", lambda *_: served)
+    served = Delivery(Version(1, "sha256:x"), None, 0, "idle", None)
+    monkeypatch.setattr("rehearsal.access.of", lambda _: ACCESS)
+    monkeypatch.setattr("rehearsal.serving_state.served", lambda *_: served)
     monkeypatch.setattr(load, "Api", lambda *_, **__: None)
     monkeypatch.setattr(load, "Load", Ready)
     assert cli.main(["model", "load", "digits", "--name", "one", "--json"]) == code

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
@@ -37,7 +37,10 @@ class Fake:
     """A sender that does what it is told."""
 
     def __init__(self, do: Callable[[int], Awaitable[Answer]]) -> None:
-        self.send = do
+        self._do = do
+
+    async def send(self, number: int) -> Answer:
+        return await self._do(number)
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -12,11 +12,24 @@ from model_repo.oci import Registry
 from model_repo.repository import Repository
 from model_repo.signing import Unsigned
 from rehearsal.drills.serving_models import KINDS, MODEL_FILE, Kind, Publisher, _NoSignature
+from rehearsal.golden import Golden
 from tests.unit.model_repo.registry import MemoryRegistry
 from tests.unit.model_repo.test_repository import ABOUT, COMMIT, KEY
 from tests.unit.rehearsal.test_onnx_graph import small
 
 MODEL = str(ABOUT["name"])
+GOLDEN = {
+    "inputs": [{"name": "image", "datatype": "FP32", "shape": [2, 8, 8], "data": [0.0] * 128}],
+    "outputs": [
+        {
+            "name": "scores",
+            "datatype": "FP32",
+            "shape": [2, 10],
+            "data": [float(at) for at in range(20)],
+        }
+    ],
+    "tolerance": {"absolute": 1e-4, "relative": 1e-3},
+}
 
 
 @pytest.fixture
@@ -37,7 +50,7 @@ def source(server: MemoryRegistry, tmp_path: Path) -> str:
     folder.mkdir()
     (folder / "version.yaml").write_text(json.dumps({**ABOUT, "framework": "onnx"}))
     (folder / MODEL_FILE).write_bytes(small())
-    (folder / "golden.json").write_text("{}")
+    (folder / "golden.json").write_text(json.dumps(GOLDEN))
     registry = Registry(server.url, writes=True)
     return Repository(registry).add(folder, 1, COMMIT, KEY)[0].digest
 
@@ -63,15 +76,19 @@ def test_each_kind_is_the_next_signed_version(
     assert found.version.outputs == before.version.outputs or kind == "wrong-shape"
     same = made.files[MODEL_FILE] == before.files[MODEL_FILE].digest
     assert same is (kind in ("good", "wrong-shape"))
-    assert made.files["golden.json"] == before.files["golden.json"].digest
+    same = made.files["golden.json"] == before.files["golden.json"].digest
+    assert same is (kind != "wrong-shape")
 
 
-def test_another_shape_is_another_shape(
-    publisher: Publisher, reader: Repository, source: str
+def test_another_shape_is_another_shape_in_the_golden_set_too(
+    publisher: Publisher, reader: Repository, source: str, tmp_path: Path
 ) -> None:
     before = reader.show(MODEL, source).version.outputs[0].shape
-    after = reader.show(MODEL, publisher.add("wrong-shape", source).digest).version.outputs[0].shape
-    assert after == (*before[:-1], before[-1] + 1)
+    made = reader.pull(MODEL, publisher.add("wrong-shape", source).digest, tmp_path / "pulled")
+    assert made.version.outputs[0].shape == (*before[:-1], before[-1] + 1)
+    found = Golden.of(json.loads((tmp_path / "pulled" / "golden.json").read_text()))
+    assert found.outputs[0].values.shape == (2, 11)
+    assert found.outputs[0].values[1].tolist() == [*(float(at) for at in range(10, 20)), 0.0]
 
 
 def test_the_unsigned_one_is_there_and_unsigned_until_it_is_signed(

@@ -11,8 +11,11 @@ from services.serving.model import Declared, Phase, Progress, Refusal, Seen, Tra
 from services.serving.rollout import (
     DRAIN_S,
     LOAD_S,
+    PENDING,
     RETRY_S,
+    Latency,
     Loaded,
+    Verdict,
     advance,
     assigned,
     judged,
@@ -44,31 +47,35 @@ def declared(number: int, rollout: Rollout = ROLLOUT) -> Declared:
 
 @dataclass
 class FakeWorld:
-    verdict: Refusal | None = None
-    at_golden: Refusal | None = None
+    verdict: Verdict = None
+    at_golden: Verdict = None
     pods: dict[Track, Loaded] = field(
         default_factory=lambda: {"stable": Loaded(2, 2), "canary": Loaded(1, 1)}
     )
     counts: Seen = field(default_factory=Seen)
-    latencies: dict[Track, float | None] = field(
-        default_factory=lambda: {"stable": 2.0, "canary": 2.0}
+    latencies: dict[Track, Latency] = field(
+        default_factory=lambda: {"stable": Latency(100, 2.0), "canary": Latency(100, 2.0)}
     )
     verified: int = 0
+    weights_known: bool = True
 
-    def verify(self, declared: Declared, served: Version | None) -> Refusal | None:
+    def verify(self, declared: Declared, served: Version | None) -> Verdict:
         self.verified += 1
         return self.verdict
+
+    def told(self) -> bool:
+        return self.weights_known
 
     def loaded(self, track: Track, declared: Declared, version: Version) -> Loaded:
         return self.pods[track]
 
-    def golden(self, declared: Declared) -> Refusal | None:
+    def golden(self, declared: Declared) -> Verdict:
         return self.at_golden
 
     def seen(self, declared: Declared) -> Seen:
         return self.counts
 
-    def latency_ms(self, track: Track, declared: Declared, version: Version) -> float | None:
+    def latency(self, track: Track, declared: Declared, since: float) -> Latency:
         return self.latencies[track]
 
 
@@ -247,6 +254,82 @@ def test_a_refused_version_is_tried_again_when_another_was_declared_meanwhile() 
     run.until("canary")
 
 
+def test_what_is_not_answered_yet_is_waited_for() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.world.verdict = run.world.at_golden = PENDING
+    assert {run.step().phase for _ in range(300)} == {"verifying"}
+    run.world.verdict = None
+    run.until("golden")
+    assert {run.step().phase for _ in range(300)} == {"golden"}
+    run.world.at_golden = None
+    run.until("canary")
+
+
+def test_nobody_is_asked_the_golden_set_before_all_pods_have_it_again() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("golden")
+    for none in (Loaded(0, 0), Loaded(1, 2)):
+        run.world.pods["canary"] = none
+        assert run.step().phase == "golden"
+    run.world.pods["canary"] = Loaded(2, 2)
+    assert run.step().phase == "canary"
+
+
+def test_pods_that_were_not_there_in_time_are_waited_for_again() -> None:
+    run = Run()
+    run.world.pods["canary"] = Loaded(0, 0)
+    run.until("draining", most=int(LOAD_S) + 20)
+    assert run.at.refused and run.at.refused.again
+    run.until("idle")
+    run.world.pods["canary"] = Loaded(1, 1)
+    run.until("promoting", most=int(RETRY_S) + 10)
+
+
+def test_what_a_pod_refused_is_not_tried_again() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.world.pods["canary"] = Loaded(0, 1, Refusal(gate="load", why="no such op"))
+    run.until("draining")
+    run.world.pods["canary"] = Loaded(1, 1)
+    run.until("idle")
+    assert {run.step().phase for _ in range(300)} == {"idle"}
+
+
+def test_a_version_is_there_until_no_gateway_sends_it_requests() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("canary")
+    run.world.counts = Seen(requests=10, failures=3)
+    run.step()
+    run.world.weights_known = False
+    for _ in range(60):
+        assert run.step().phase == "draining"
+        assert assigned(run.declared, run.at)["canary"] is not None
+    run.world.weights_known = True
+    assert run.step().phase == "idle"
+
+
+def test_a_step_does_not_end_before_the_gateways_have_its_weight() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("canary")
+    run.world.weights_known = False
+    for _ in range(200):
+        assert (run.step().phase, run.at.step) == ("canary", 0)
+    run.world.counts = Seen(requests=100, errors=2)  # of which Triton tells
+    assert run.step().phase == "draining"
+    assert run.at.refused and run.at.refused.gate == "errors"
+
+
+def test_failures_of_before_are_not_this_step_s_and_hide_none() -> None:
+    base = Seen(requests=100, failures=7, errors=0)
+    assert Seen(requests=120, failures=7, errors=3).since(base).failed == 3
+    assert Seen(requests=120, failures=7, errors=0).since(base).failed == 0
+    assert Seen(requests=5, failures=1).since(base) == Seen(requests=5, failures=1)
+
+
 def test_who_takes_the_declaration_back_ends_the_canary() -> None:
     run = serving(1)
     run.declared = declared(2)
@@ -298,19 +381,26 @@ def test_without_steps_the_golden_set_is_all_that_is_asked() -> None:
 @pytest.mark.parametrize(
     ("seen", "canary", "served", "gate"),
     [
-        (Seen(requests=100, failures=1), 2.0, 2.0, None),
-        (Seen(requests=100, failures=2), 2.0, 2.0, "errors"),
-        (Seen(requests=0, failures=1), None, 2.0, "errors"),
-        (Seen(requests=100), 101.0, 99.0, "latency"),
-        (Seen(requests=100), 50.0, 20.0, "latency"),
-        (Seen(requests=100), 50.0, 30.0, None),
-        (Seen(requests=100), 9.0, 1.0, None),  # noise
-        (Seen(requests=19), 500.0, 1.0, None),  # too few to judge
-        (Seen(requests=100), None, None, None),
+        (Seen(requests=100, failures=1), Latency(100, 2.0), Latency(100, 2.0), None),
+        (Seen(requests=100, failures=2), Latency(100, 2.0), Latency(100, 2.0), "errors"),
+        (Seen(requests=0, failures=1), Latency(), Latency(100, 2.0), "errors"),
+        (Seen(requests=100), Latency(100, 101.0), Latency(100, 99.0), "latency"),
+        (Seen(requests=100), Latency(100, 50.0), Latency(100, 20.0), "latency"),
+        (Seen(requests=100), Latency(100, 50.0), Latency(100, 30.0), None),
+        (Seen(requests=100), Latency(100, 50.0), Latency(3, 1.0), None),  # against too few
+        (Seen(requests=100), Latency(100, 24.0), Latency(100, 1.0), None),  # noise
+        (Seen(requests=100), Latency(19, 500.0), Latency(100, 1.0), None),  # too few to judge
+        (Seen(requests=100), Latency(), Latency(), None),
     ],
 )
-def test_what_is_judged(
-    seen: Seen, canary: float | None, served: float | None, gate: str | None
-) -> None:
+def test_what_is_judged(seen: Seen, canary: Latency, served: Latency, gate: str | None) -> None:
     refusal = judged(ROLLOUT, seen, canary, served)
     assert (refusal.gate if refusal else None) == gate
+
+
+def test_two_slow_requests_alone_are_no_percentile() -> None:
+    assert Latency.of([1.0] * 18 + [500.0] * 2) == Latency(20, 1.0)
+    assert Latency.of([1.0] * 17 + [500.0] * 3) == Latency(20, 500.0)
+    assert Latency.of([1.0] * 980 + [500.0] * 20) == Latency(1000, 500.0)
+    assert Latency.of([1.0] * 991 + [500.0] * 9) == Latency(1000, 1.0)
+    assert Latency.of([500.0] * 2) == Latency(2, 0.0)

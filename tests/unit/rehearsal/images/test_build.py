@@ -7,6 +7,7 @@ import json
 import subprocess
 import tarfile
 import threading
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -353,6 +354,51 @@ def test_pypi_requirement_without_hash_is_refused(tmp_path: Path) -> None:
         pypi.read_lock(tmp_path, layer)
 
 
+def some_wheels(options: dict[str, tuple[str, ...]]) -> PypiLayer:
+    fixed = {"kind": "pypi", "requirements": "r.lock", "python": "3.11"}
+    return PypiLayer.model_validate({**fixed, **options})
+
+
+LOCK = "".join(f"{name}==1.0 \\\n    --hash=sha256:{name[0] * 64}\n" for name in ("abc", "def"))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["abc", "def"]),
+        ({"only": ("abc",)}, ["abc"]),
+        ({"without": ("abc",)}, ["def"]),
+    ],
+)
+def test_a_pypi_layer_takes_some_packages_of_a_lock(
+    tmp_path: Path, options: dict[str, tuple[str, ...]], names: list[str]
+) -> None:
+    layer = some_wheels(options)
+    (tmp_path / "r.lock").write_text(LOCK)
+    taken = pypi.chosen(tmp_path, layer).splitlines()
+    assert [line.partition("==")[0] for line in taken] == names
+
+
+@pytest.mark.parametrize("option", ["only", "without"])
+def test_a_package_that_the_lock_lacks_is_named(tmp_path: Path, option: str) -> None:
+    layer = some_wheels({option: ("xyz",)})
+    (tmp_path / "r.lock").write_text(LOCK)
+    with pytest.raises(ImageError, match=r"r.lock has no 'xyz'"):
+        pypi.chosen(tmp_path, layer)
+
+
+def test_a_wheel_without_what_the_recipe_drops(tmp_path: Path) -> None:
+    wheel = tmp_path / "thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing/__init__.py", "here = True\n")
+        archive.writestr("thing/include/deep/thing.h", "no\n")
+        archive.writestr("thing-1.0.data/purelib/thing/include/more.h", "no\n")
+    found = pypi.wheel_entries(wheel, "opt/x", tmp_path / "s", ["*/thing/include/*"])
+    assert [entry.path for entry in found] == ["opt/x/thing/__init__.py"]
+    assert found[0].source is not None
+    assert found[0].source.read_text() == "here = True\n"
+
+
 def test_static_and_dynamic_binaries_are_told_apart(tmp_path: Path) -> None:
     assert needs_loader(Path("/bin/sh"))
     (tmp_path / "script").write_text("#!/bin/sh\n")
@@ -386,7 +432,7 @@ def test_the_recipes_of_the_estate_are_whole() -> None:
             if isinstance(layer, MavenLayer):
                 assert maven.read_lock(RECIPES / layer.lock)
             if isinstance(layer, PypiLayer):
-                assert pypi.read_lock(RECIPES, layer)
+                assert pypi.chosen(RECIPES, layer).strip()
     with pytest.raises(ImageError, match="no recipe 'mosquito'"):
         found.chosen(["mosquito"])
 
