@@ -56,10 +56,15 @@ from components.workload import (
     topology_spread,
     waive,
 )
-from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC
+from services.serving.model import ASSIGNMENTS, STATE, TRACKS, Track, TRAFFIC
 from services.serving.settings import ControlSettings
 
 GATEWAY = "inference"
+_ALONE: Mapping[Track, str] = {
+    "stable": "the environment asks for one replica of this pool",
+    "canary": "it takes a share of the requests, and only while a version is tried",
+}
+"""Why one replica will do."""
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 _DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 _mount = k8s.core.v1.VolumeMountArgs
@@ -292,6 +297,9 @@ class Serving(Component):
             # The gateway finds a new pod within a second or two: the old one goes after.
             min_ready_s=3,
             scaled=seat.scaled,
+            reasons={"kube-score.deployment-replicas": _ALONE[seat.track]}
+            if seat.replicas == 1
+            else None,
         )
         if seat.replicas > 1:
             disruption_budget(seat.name, self._namespace, seat.selector, self.child())
@@ -458,7 +466,6 @@ class Serving(Component):
             reasons={
                 "kube-score.deployment-replicas": "it is in no request's way, and what it has "
                 "begun is written down; two would take steps twice",
-                "kube-score.deployment-strategy": "two would take steps twice",
             },
         )
 
