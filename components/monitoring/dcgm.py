@@ -57,14 +57,14 @@ COUNTERS = {
     "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS": ("counter", "rows replaced for such errors"),
     "DCGM_FI_DEV_ROW_REMAP_FAILURE": ("gauge", "1 where no row is left to replace one with"),
     "DCGM_FI_DEV_PCIE_REPLAY_COUNTER": ("counter", "repeated transfers over PCIe"),
-    "DCGM_EXP_XID_ERRORS_COUNT": ("gauge", "errors (XID) of the last five minutes, by number"),
+    "DCGM_EXP_XID_ERRORS_COUNT": ("gauge", "errors (XID) of the last five minutes by number"),
     "DCGM_FI_DRIVER_VERSION": ("label", "driver"),
 }
-"""DCGM's fields that are read: type and help; one of type `label` is on all the others."""
+"""DCGM's fields that are read: type and help, without commas; a `label` is on all the others."""
 PROFILING = {
     "DCGM_FI_PROF_GR_ENGINE_ACTIVE": (
         "gauge",
-        "share of time in which it computed, also of slices",
+        "share of time in which it or a slice computed",
     ),
     "DCGM_FI_PROF_DRAM_ACTIVE": ("gauge", "share of cycles in which memory moved data"),
 }

@@ -57,10 +57,15 @@ from components.workload import (
     waive,
 )
 from model_repo.declared import Desired
-from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC
+from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC, Track
 from services.serving.settings import ControlSettings
 
 GATEWAY = "inference"
+_ALONE: Mapping[Track, str] = {
+    "stable": "the environment asks for one replica of this pool",
+    "canary": "it takes a share of the requests, and only while a version is tried",
+}
+"""Why one replica will do."""
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 _DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 _mount = k8s.core.v1.VolumeMountArgs
@@ -95,6 +100,9 @@ class Serving(Component):
         """`models`: what is declared; `native_image` is of pools that are native, `autoscaler` what
         takes a ScaledObject.
         """
+        for pool in config.pools:
+            if pool.native and native_image is None:
+                raise ValueError(f"pool {pool.name} is native: give native_image")
         super().__init__("estate:serving:Serving", name, opts)
         self._config, self._namespace = config, namespace
         self._image, self._native_image = image, native_image
@@ -238,8 +246,7 @@ class Serving(Component):
     def _image_of(self, seat: Seat) -> Image:
         if not seat.pool.native:
             return self._image
-        if self._native_image is None:
-            raise ValueError(f"pool {seat.pool.name} is native: give native_image")
+        assert self._native_image is not None
         return self._native_image
 
     def _server(self, seat: Seat, depends_on: Sequence[pulumi.Resource]) -> k8s.apps.v1.Deployment:
@@ -291,6 +298,9 @@ class Serving(Component):
             # The gateway finds a new pod within a second or two: the old one goes after.
             min_ready_s=3,
             scaled=seat.scaled,
+            reasons={"kube-score.deployment-replicas": _ALONE[seat.track]}
+            if seat.replicas == 1
+            else None,
         )
         if seat.replicas > 1:
             disruption_budget(seat.name, self._namespace, seat.selector, self.child())
@@ -457,7 +467,6 @@ class Serving(Component):
             reasons={
                 "kube-score.deployment-replicas": "it is in no request's way, and what it has "
                 "begun is written down; two would take steps twice",
-                "kube-score.deployment-strategy": "two would take steps twice",
             },
         )
 

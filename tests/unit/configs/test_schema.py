@@ -12,6 +12,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.schema import CONFIG_KEY, immutable_keys, load, secret_refs
+from tests.rendering import ONPREM
 
 FILE = Path(__file__).parents[3] / "configs" / "Pulumi.local.yaml"
 Values = dict[str, Any]
@@ -63,6 +64,14 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
             "kafka.brokers: 1 is not allowed: at least replication_factor (3)",
         ),
         (lambda v: v["kafka"].update(brokers="3"), "kafka.brokers: '3' is not allowed"),
+        (
+            lambda v: v["serving"]["pools"][0].update(native=True),
+            "serving.pools.0.native: True is not allowed: no package has NVIDIA's image",
+        ),
+        (
+            lambda v: v["serving"]["pools"][0].update(autoscaling={"max_replicas": 4}),
+            "serving.pools.0.autoscaling: 'declared' is not allowed: no package has KEDA's images",
+        ),
         (
             lambda v: v["kafka"].update(min_insync_replicas=3),
             "kafka.min_insync_replicas: 3 is not allowed: below replication_factor (3)",
@@ -328,3 +337,40 @@ def test_reading_an_environment_needs_no_sdk() -> None:
     root = FILE.parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda v: v["serving"]["pools"][1]["resources"].update(gpus=8),
+            "serving.pools.1.resources.gpus: 8 is not allowed: no node has so many",
+        ),
+        (
+            lambda v: v["serving"]["pools"][2].update(mig="3g.40gb"),
+            "serving.pools.2.mig: '3g.40gb' is not allowed: no node has such slices; `nodes` have ",
+        ),
+        (
+            lambda v: v["nodes"][1].update(mig={"1g10gb": 7}),
+            "nodes.1.mig.1g10gb",
+        ),
+        (
+            lambda v: v.pop("monitoring"),
+            "serving.pools.0.autoscaling: 'declared' is not allowed: it goes by what Prometheus ",
+        ),
+        (
+            lambda v: v.pop("model_repository"),
+            "serving: 'declared' is not allowed: its models come from a registry; declare ",
+        ),
+    ],
+)
+def test_serving_fits_the_nodes_and_what_it_stands_on(
+    change: Callable[[Values], object], expected: str
+) -> None:
+    values = copy.deepcopy(ONPREM)
+    for part in ("backup",):  # it has needs of its own, which would be named first
+        values.pop(part)
+    change(values)
+    assert any(
+        line.startswith(f"configs/Pulumi.test.yaml: {expected}") for line in problems(values)
+    )

@@ -84,8 +84,9 @@ def test_gpus_are_asked_for_and_their_taint_is_tolerated() -> None:
 
 def test_an_environments_nodes_have_its_sizes_zones_and_taints() -> None:
     values: dict[str, Any] = {"name": "gpu", "count": 3, "cpu": 8, "memory_gib": 64, "gpus": 4}
-    pool = NodePool(**values, zones=["a", "b"], labels={"x": "y"})
-    nodes = list(yaml.safe_load_all(addons.nodes([pool])))
+    pool = NodePool(**values, mig={"1g.10gb": 7}, zones=["a", "b"], labels={"x": "y"})
+    runtime, *nodes = yaml.safe_load_all(addons.nodes([pool]))
+    assert (runtime["kind"], runtime["metadata"]["name"]) == ("RuntimeClass", "nvidia")
     assert [node["metadata"]["name"] for node in nodes] == ["gpu-0", "gpu-1", "gpu-2"]
     zones = [node["metadata"]["labels"]["topology.kubernetes.io/zone"] for node in nodes]
     assert zones == ["a", "b", "a"]
@@ -95,5 +96,16 @@ def test_an_environments_nodes_have_its_sizes_zones_and_taints() -> None:
         "ephemeral-storage": "100Gi",
         "pods": "110",
         "nvidia.com/gpu": "4",
+        "nvidia.com/mig-1g.10gb": "7",
     }
+    assert nodes[0]["metadata"]["labels"]["nvidia.com/gpu.present"] == "true"
     assert nodes[0]["metadata"]["labels"]["x"] == "y" and nodes[0]["spec"]["taints"] == []
+
+
+def test_nodes_without_a_gpu_bring_nothing_of_nvidias() -> None:
+    (node,) = yaml.safe_load_all(
+        addons.nodes([NodePool(name="cpu", count=1, cpu=8, memory_gib=64)])
+    )
+    assert node["kind"] == "Node"
+    assert not any("nvidia" in key for key in node["metadata"]["labels"])
+    assert not any("nvidia" in key for key in node["status"]["capacity"])

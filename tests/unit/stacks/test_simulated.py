@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pulumi
 import pytest
 
 from stacks import simulated
@@ -83,6 +84,23 @@ def test_no_webhook_is_registered(program: Rendered) -> None:
     hooks = program.objects("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
     assert len(hooks) >= 4
     assert all(hook["webhooks"] == [] for hook in hooks)
+
+
+def test_what_would_answer_for_kinds_of_its_own_is_asked_by_nobody() -> None:
+    """An APIService whose Service has no pods fails the discovery of all kinds."""
+    service = {"name": "keda-metrics-apiserver", "namespace": "autoscaling"}
+    spec = {"group": "external.metrics.k8s.io", "service": service, "caBundle": "Q0E="}
+    found = simulated.transform(
+        pulumi.ResourceTransformationArgs(
+            resource=pulumi.Resource.__new__(pulumi.Resource),
+            type_="kubernetes:apiregistration.k8s.io/v1:APIService",
+            name="a",
+            props={"kind": "APIService", "metadata": {"name": "a"}, "spec": spec},
+            opts=pulumi.ResourceOptions(),
+        )
+    )
+    assert found is not None and found.props["spec"] == {"group": "external.metrics.k8s.io"}
+    assert notes({"metadata": found.props["metadata"]})["pulumi.com/skipAwait"] == "true"
 
 
 def test_nothing_waits_for_an_operator(program: Rendered) -> None:
