@@ -61,8 +61,8 @@ def _backend(pool: str, track: str, protocol: str, domain: str, config: TritonCo
 backend {pool}-{track}-{protocol}
   balance leastconn
 {asked}\
-  # A model keeps nothing between requests: one that got no answer is asked of another pod, once.
-  retries 1
+  # A model keeps nothing between requests: one that got no answer is asked of another pod.
+  retries 3
   option redispatch 1
   retry-on conn-failure empty-response
   http-reuse safe
