@@ -22,6 +22,8 @@ from model_repo.version import Framework, ModelVersion, Tensor
 
 CONFIG = "config.pbtxt"
 PROGRAM = "model.py"
+WARM_UP = "warm_up"
+"""Parameter of the Python backend: it answers zeros before the version is ready."""
 MODEL_FILES: dict[Framework, str] = {
     "onnx": "model.onnx",
     "pytorch": "model.pt",
@@ -88,13 +90,17 @@ def configuration(
         _batching(config, serving.dynamic_batching)
     if serving.response_cache:
         config.response_cache.enable = True
-    if serving.warm_up:
+    in_triton = is_native(version.framework, native=native)
+    if serving.warm_up and not in_triton:
+        # By the backend itself: Triton 2.51 crashes (signal 11) where its own warm-up fails.
+        config.parameters[WARM_UP].string_value = "true"
+    elif serving.warm_up:
         warm = config.model_warmup.add(name="zeros", batch_size=1)
         for tensor in version.inputs:
             given = warm.inputs[tensor.name]
             given.data_type, given.zero_data = _type(tensor, thing), True
             given.dims.extend(abs(size) for size in tensor.shape[1:])
-    key = _THREADS[version.framework] if is_native(version.framework, native=native) else "threads"
+    key = _THREADS[version.framework] if in_triton else "threads"
     config.parameters[key].string_value = str(threads)
     return str(text_format.MessageToString(config))
 

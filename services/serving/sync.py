@@ -12,6 +12,7 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from services.serving.model import (
     VersionStatus,
 )
 from services.serving.settings import SyncSettings
-from services.serving.triton import Triton, TritonError, TritonSilent
+from services.serving.triton import Triton, TritonError, TritonSilent, TritonTimeout
 
 _log = logging.getLogger("serving")
 _EVERY_S = 1.0
@@ -47,10 +48,8 @@ _READ_S = 15.0
 BACKEND = Path(__file__).parent / "backend" / layout.PROGRAM
 """What Triton's Python backend runs, for every framework."""
 _RETRY_S = 10.0
-_SETTLE_S, _UNLOADS_S = 3.0, 30.0
-"""Between two loads of a model: Triton 2.51 was seen to crash (signal 11) when it loads one whose
-former versions it is still taking apart, of which its index shows those that go, and not those that
-were replaced."""
+_DEATHS = 2
+"""So often a Triton may end while it loads a version; then it is the version's fault."""
 _AGAIN_S = 60.0
 """What was refused is tried again after this: a key, a file or memory may be there by then."""
 
@@ -72,9 +71,9 @@ class _Model:
     """What Triton took last, and how it serves it."""
     stored: dict[Version, Stored] = field(default_factory=dict)
     refused: dict[Version, _Refused] = field(default_factory=dict)
+    deaths: Counter[Version] = field(default_factory=Counter)
+    """How often Triton ended while it loaded a version."""
     tried: float = 0.0
-    told: float = 0.0
-    """When Triton had last done what it was told."""
     work: Future[bool] | None = None
     """True when the model is not here any more."""
 
@@ -230,19 +229,14 @@ class Sync:
         numbers = [one.version for one in good]
         try:
             self._lay_out(name, model, wanted.serving, good)
-            self._settle(name, model)
-            try:
-                self._triton.load(name)
-            finally:
-                model.told = time.monotonic()
-        except TritonSilent as error:
-            # Nobody's fault: it is told again when it answers.
-            metrics.LOADS.labels(name, "failed").inc()
-            _log.warning("%s: load of versions %s: %s", name, numbers, error)
-            return
+            self._triton.load(name)
         except (TritonError, OciError, OSError) as error:
             metrics.LOADS.labels(name, "failed").inc()
             _log.error("%s: load of versions %s: %s", name, numbers, error)
+            if isinstance(error, TritonSilent):
+                model.deaths[newest] += not isinstance(error, TritonTimeout)
+                if model.deaths[newest] < _DEATHS:
+                    return  # it is told again when it answers
             model.refuse(newest, "load", str(error))
             rest = good[:-1]
             if rest and not self._has(name, model, wanted.serving, rest):
@@ -254,15 +248,9 @@ class Sync:
         model.loaded, model.serving = tuple(good), wanted.serving
         for one in good:
             model.refused.pop(one, None)
+            model.deaths.pop(one, None)
         metrics.LOADS.labels(name, "done").inc()
         _log.info("%s: versions %s are loaded", name, numbers)
-
-    def _settle(self, name: str, model: _Model) -> None:
-        """Wait until Triton has taken apart what it had of a model. Raises TritonError."""
-        time.sleep(max(0.0, model.told + _SETTLE_S - time.monotonic()))
-        deadline = time.monotonic() + _UNLOADS_S
-        while self._triton.unloading(name) and time.monotonic() < deadline:
-            time.sleep(0.2)
 
     def _has(self, name: str, model: _Model, serving: Serving, good: list[Version]) -> bool:
         """Whether that is what Triton took last, and serves."""

@@ -61,17 +61,6 @@ class Triton:
             raise TritonError("the index of models is none") from None
         return found
 
-    def unloading(self, model: str) -> bool:
-        """Whether a version of it still answers its last requests, or is being taken apart."""
-        answer = self._said(self._ask("POST", "/v2/repository/index", json={}))
-        try:
-            return any(
-                one.get("name") == model and one.get("state") == "UNLOADING"
-                for one in answer.json()
-            )
-        except (ValueError, TypeError, AttributeError):
-            raise TritonError("the index of models is none") from None
-
     def infer(
         self, model: str, version: int, request: Mapping[str, Any]
     ) -> tuple[list[Mapping[str, Any]], float]:

@@ -162,6 +162,14 @@ class TritonPythonModel:
         threads = int(parameters.get("threads", {}).get("string_value", "1"))
         folder = Path(args["model_repository"]) / args["model_version"]
         self.run = load(folder, self.inputs, self.outputs, threads)
+        if parameters.get("warm_up", {}).get("string_value") == "true":
+            self._checked([self._zeros(one) for one in config["input"]])
+
+    def _zeros(self, declared: dict[str, Any]) -> Array:
+        """One row of an input; a dimension of any length has one place."""
+        dtype = np.dtype(self.pb.triton_string_to_numpy(declared["data_type"]))
+        shape = [1, *(abs(int(size)) for size in declared["dims"])]
+        return np.full(shape, b"", dtype) if dtype == np.object_ else np.zeros(shape, dtype)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of a batch, in their order."""

@@ -50,7 +50,7 @@ def test_tensors_batches_and_versions() -> None:
     (group,) = config.instance_group
     assert (group.count, group.kind) == (2, pb.ModelInstanceGroup.KIND_CPU)
     assert config.parameters["threads"].string_value == "1"
-    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
     assert not config.dynamic_batching.priority_levels
     assert not config.response_cache.enable
 
@@ -83,12 +83,18 @@ def test_queue_priorities_cache_and_rate() -> None:
 def test_without_batching_or_warm_up() -> None:
     config = made(Serving(dynamic_batching=None, warm_up=False))
     assert not config.HasField("dynamic_batching")
-    assert not config.model_warmup
+    assert not config.model_warmup and "warm_up" not in config.parameters
+
+
+def test_the_python_backend_warms_up_by_itself() -> None:
+    config = made(Serving())
+    assert not config.model_warmup and config.parameters["warm_up"].string_value == "true"
+    assert "warm_up" not in made(Serving(), native=True).parameters
 
 
 def test_warm_up_has_zeros_where_a_dimension_is_open() -> None:
     words = {"name": "words", "datatype": "BYTES", "shape": [-1, -1]}
-    (warm,) = made(inputs=[IMAGE, words]).model_warmup
+    (warm,) = made(native=True, inputs=[IMAGE, words]).model_warmup
     assert warm.batch_size == 1
     assert list(warm.inputs["image"].dims) == [8, 8]
     assert list(warm.inputs["words"].dims) == [1]
@@ -109,7 +115,7 @@ def test_native_where_there_is_a_backend(
 ) -> None:
     config = made(native=True, framework=framework)
     assert (config.backend, config.platform) == (backend, platform)
-    assert dict(config.parameters).keys() == {threads}
+    assert dict(config.parameters).keys() - {"warm_up"} == {threads}
 
 
 def test_native_pytorch_wants_outputs_with_their_index() -> None:

@@ -15,8 +15,11 @@ import pytest
 from services.serving.backend import model as backend
 from services.serving.backend.model import Array, Arrays, Run, TritonPythonModel
 
-CONFIG = {
-    "input": [{"name": "a", "data_type": "TYPE_FP32"}, {"name": "b", "data_type": "TYPE_FP32"}],
+CONFIG: dict[str, Any] = {
+    "input": [
+        {"name": "a", "data_type": "TYPE_FP32", "dims": [2]},
+        {"name": "b", "data_type": "TYPE_FP32", "dims": ["-1"]},
+    ],
     "output": [{"name": "sum", "data_type": "TYPE_FP32"}],
 }
 
@@ -95,6 +98,35 @@ def request(first: float, rows: int = 1, width: int = 2) -> dict[str, Tensor]:
 
 def answers(responses: list[Response]) -> list[Any]:
     return [one.error if one.error else one.output_tensors[0].values.tolist() for one in responses]
+
+
+WARM = {"threads": {"string_value": "3"}, "warm_up": {"string_value": "true"}}
+
+
+def test_zeros_are_answered_before_a_version_is_ready(
+    tmp_path: Path, served: TritonPythonModel, calls: list[tuple[int, ...]]
+) -> None:
+    assert not calls
+    initialized(tmp_path, WARM)
+    assert calls == [(1, 2)]
+
+
+def test_a_version_that_cannot_answer_zeros_is_none(
+    tmp_path: Path, served: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> Run:
+        return lambda arrays: [arrays[0].astype(np.float64)]
+
+    monkeypatch.setitem(backend.FRAMEWORKS, "model.onnx", load)
+    with pytest.raises(ValueError, match="output sum is float64"):
+        initialized(tmp_path, WARM)
+
+
+def test_zeros_of_words_are_empty_ones(
+    tmp_path: Path, served: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = served._zeros({"data_type": "TYPE_STRING", "dims": [2, -1]})
+    assert words.shape == (1, 2, 1) and set(words.flat) == {b""}
 
 
 def test_a_batch_is_one_inference_and_each_gets_its_rows(

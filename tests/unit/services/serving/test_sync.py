@@ -26,12 +26,6 @@ from tests.unit.services.serving.site import Site, assigned, is_, rest, state, u
 OTHER_SHAPE = [{"name": "image", "datatype": "FP32", "shape": [-1, 16, 16]}]
 
 
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load may follow on another at once."""
-    monkeypatch.setattr(module, "_SETTLE_S", 0.0)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried at once."""
@@ -229,6 +223,43 @@ def test_a_triton_that_dies_while_it_loads_refuses_nothing(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("soon")
+def test_a_version_that_ends_triton_again_is_refused(site: Site) -> None:
+    one, two = site.add(1), site.add(2)
+    sync = serving(site, one)
+
+    def die() -> None:
+        if site.triton.loads[-1] != ("digits", (1,)):
+            site.triton.served = {}
+            raise ConnectionAbortedError
+
+    site.triton.during_load = die
+    sync.assign(assigned(one, two))
+    until(sync, is_(sync, two, "refused"))
+    assert gate(sync, two) == "load"
+    until(sync, is_(sync, one, "ready"))
+    assert served(site) == {1: b"graph 1"}
+    assert site.triton.loads.count(("digits", (1, 2))) == 2
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_load_that_takes_too_long_is_nobody_s_death(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = site.add(1)
+    turns = iter(range(5))
+
+    def slow() -> None:
+        time.sleep(0.2 if next(turns) < 3 else 0.0)
+
+    monkeypatch.setattr("services.serving.triton.LOAD_S", 0.1)
+    site.triton.during_load = slow
+    sync = site.sync()
+    sync.assign(assigned(one))
+    until(sync, is_(sync, one, "ready"))
+    assert len(site.triton.loads) >= 2
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_triton_that_begins_anew_is_given_everything_again(site: Site) -> None:
     one = site.add(1)
     sync = serving(site, one)
@@ -393,24 +424,6 @@ def test_an_assignment_that_changes_while_one_is_loaded(site: Site) -> None:
     rest(sync)
     assert served(site) == {1: b"graph 1", 3: b"graph 3"}
     assert len(list((site.root / "versions" / "digits").iterdir())) == 2
-
-
-def test_triton_is_told_nothing_new_before_it_has_unloaded(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, two = site.add(1), site.add(2)
-    sync = serving(site, one)
-    monkeypatch.setattr(module, "_SETTLE_S", 0.4)
-    began = time.monotonic()
-    sync.assign(assigned(two))
-    site.triton.unloading = {"digits"}
-    for _ in range(8):
-        sync.round()
-        time.sleep(0.1)
-    assert len(site.triton.loads) == 1
-    site.triton.unloading = {"other"}
-    until(sync, is_(sync, two, "ready"))
-    assert time.monotonic() - began > 0.4
 
 
 def test_another_way_of_serving_is_loaded_in_place(site: Site) -> None:

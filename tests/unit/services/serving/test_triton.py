@@ -104,7 +104,6 @@ def test_what_is_ready(site: Site, triton: Triton) -> None:
         {"name": "c"},
     ]
     assert triton.ready() == {"a": {1, 2}}
-    assert triton.unloading("b") and not triton.unloading("a")
 
 
 def test_who_does_not_answer(site: Site, triton: Triton) -> None:

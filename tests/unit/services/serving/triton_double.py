@@ -27,7 +27,6 @@ class FakeTriton:
         self.repository = repository
         self.served: dict[str, dict[int, bytes]] = {}
         self.spoiled: set[bytes] = set()
-        self.unloading: set[str] = set()
         self.loads: list[tuple[str, tuple[int, ...]]] = []
         self.asked: Counter[str] = Counter()
         self.during_load: Callable[[], None] = lambda: None
@@ -98,20 +97,14 @@ class FakeTriton:
         if path == "/metrics":
             return 200, self.metrics
         if path == "/v2/repository/index":
-            asked = json.loads(body)
-            assert asked in ({}, {"ready": True})
+            assert json.loads(body) == {"ready": True}
             if self.index is not None:
                 return 200, self.index
-            found = [
+            return 200, [
                 {"name": name, "version": str(number), "state": "READY"}
                 for name, versions in self.served.items()
                 for number in versions
             ]
-            if not asked:
-                found += [
-                    {"name": name, "version": "1", "state": "UNLOADING"} for name in self.unloading
-                ]
-            return 200, found
         if control := re.fullmatch(r"/v2/repository/models/([^/]+)/(load|unload)", path):
             name, what = control.groups()
             if what == "unload":  # of what is not there, too
