@@ -71,7 +71,7 @@ class Made:
             repository=ModelRepository(
                 publish_url=url, read_url=url, secrets={"reader": "model-registry-reader"}, ready=()
             ),
-            models={},
+            models=[],
             authority=Authority(),
             monitors=[],
         )
