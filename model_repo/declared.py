@@ -86,11 +86,13 @@ class Rollout(_Strict):
     min_requests: int = Field(default=20, ge=0, description="judged at each step; a step waits")
     max_wait_s: int = Field(default=60, ge=1, description="for them; then the step is judged")
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
-    max_latency_ms: float = Field(default=100.0, gt=0, description="99th percentile in Triton")
+    max_latency_ms: float = Field(default=100.0, gt=0, description="99th percentile")
     allow_new_contract: bool = Field(
         default=False, description="other inputs or outputs than the served version's"
     )
-    max_latency_ratio: float = Field(default=2.0, ge=1, description="to the served version's")
+    max_latency_ratio: float = Field(
+        default=2.0, ge=1, description="to the served version's, above half of max_latency_ms"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> Rollout:

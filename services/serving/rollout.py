@@ -31,7 +31,7 @@ LOAD_S = 180.0
 DRAIN_S = 3.0
 """Between a weight of nothing and the end of the version: requests on their way are answered."""
 RETRY_S = 20.0
-_NOISE = 0.25
+_NOISE = 0.5
 """Of `max_latency_ms`: below it, twice the latency is no sign of anything."""
 
 

@@ -385,10 +385,10 @@ def test_without_steps_the_golden_set_is_all_that_is_asked() -> None:
         (Seen(requests=100, failures=2), Latency(100, 2.0), Latency(100, 2.0), "errors"),
         (Seen(requests=0, failures=1), Latency(), Latency(100, 2.0), "errors"),
         (Seen(requests=100), Latency(100, 101.0), Latency(100, 99.0), "latency"),
-        (Seen(requests=100), Latency(100, 50.0), Latency(100, 20.0), "latency"),
-        (Seen(requests=100), Latency(100, 50.0), Latency(100, 30.0), None),
-        (Seen(requests=100), Latency(100, 50.0), Latency(3, 1.0), None),  # against too few
-        (Seen(requests=100), Latency(100, 24.0), Latency(100, 1.0), None),  # noise
+        (Seen(requests=100), Latency(100, 60.0), Latency(100, 20.0), "latency"),
+        (Seen(requests=100), Latency(100, 60.0), Latency(100, 40.0), None),
+        (Seen(requests=100), Latency(100, 60.0), Latency(3, 1.0), None),  # against too few
+        (Seen(requests=100), Latency(100, 50.0), Latency(100, 1.0), None),  # noise
         (Seen(requests=100), Latency(19, 500.0), Latency(100, 1.0), None),  # too few to judge
         (Seen(requests=100), Latency(), Latency(), None),
     ],
