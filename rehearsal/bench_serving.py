@@ -172,15 +172,20 @@ def run(name: str, out: Path | None) -> int:
             )
         with stage(rehearsal, lambda text: console.say(f"  {text}")) as scene:
             direct = targets(scene)
-            console.step(f"the gateway beside {len(direct)} Tritons themselves, {RATE:g}/s")
-            ways = {GATEWAY: (INFERENCE,), DIRECT: direct}
-            figures: dict[str, Any] = {"overhead": overhead(pairs(scene.load, scene.model, ways))}
-            console.step(f"{CLIENTS} clients, with dynamic batching and without")
-            figures["batching"] = gain(_saturated(scene, direct))
-            console.step("from model add to the first answer")
-            figures["added"] = served(_added(scene))
-    show(figures)
-    provenance.write(out, "bench serving", figures=figures)
+            figures: dict[str, Any] = {}
+            try:
+                console.step(f"the gateway beside {len(direct)} Tritons themselves, {RATE:g}/s")
+                ways = {GATEWAY: (INFERENCE,), DIRECT: direct}
+                figures["overhead"] = overhead(pairs(scene.load, scene.model, ways))
+                console.step(f"{CLIENTS} clients, with dynamic batching and without")
+                figures["batching"] = gain(_saturated(scene, direct))
+                console.step("from model add to the first answer")
+                figures["added"] = served(_added(scene))
+            finally:
+                # What was measured stays, whatever came after it.
+                if figures:
+                    show(figures)
+                    provenance.write(out, "bench serving", figures=figures)
     return 0
 
 
@@ -238,12 +243,13 @@ def _added(scene: Stage) -> list[dict[str, float]]:
         in_registry = time.monotonic()
         scene.load.know(made)
         scene.declare(made)
-        found = scene.wait(_stable(made))
+        found = scene.wait(lambda now, made=made: _stable(made)(now) or now.refused is not None)
         result = scene.load.end(key)
         first = result.first_s.get(str(made.version))
-        if found is None or first is None:
+        if found is None or first is None or found[1].refused is not None:
+            why = found[1].words if found else "not in time"
             raise EstateError(
-                "bench", f"version {made.version} is not served", "see: ./estate logs"
+                "bench", f"version {made.version} is not served: {why}", "see: ./estate status"
             )
         rounds.append(
             {
