@@ -26,7 +26,7 @@ from rehearsal.drills.serving import SETTLE_S, Stage, declare, stage
 from rehearsal.errors import EstateError
 from rehearsal.load import Load
 from rehearsal.load_figures import Plan, Result
-from rehearsal.serving_state import Version
+from rehearsal.serving_state import Delivery, Version
 
 GATEWAY, DIRECT = "gateway", "direct"
 WITH, WITHOUT = "batching", "no batching"
@@ -243,7 +243,7 @@ def _added(scene: Stage) -> list[dict[str, float]]:
         in_registry = time.monotonic()
         scene.load.know(made)
         scene.declare(made)
-        found = scene.wait(lambda now, made=made: _stable(made)(now) or now.refused is not None)
+        found = scene.wait(_ended(made))
         result = scene.load.end(key)
         first = result.first_s.get(str(made.version))
         if found is None or first is None or found[1].refused is not None:
@@ -262,8 +262,9 @@ def _added(scene: Stage) -> list[dict[str, float]]:
     return rounds
 
 
-def _stable(made: Version) -> Callable[[Any], bool]:
-    return lambda now: now.stable == made and now.candidate is None
+def _ended(made: Version) -> Callable[[Delivery], bool]:
+    """Whether the rollout of a version has come to an end, good or bad."""
+    return lambda now: now.refused is not None or (now.stable == made and now.candidate is None)
 
 
 def rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
