@@ -56,7 +56,7 @@ from components.workload import (
     topology_spread,
     waive,
 )
-from services.serving.model import ASSIGNMENTS, STATE, TRACKS, Track, TRAFFIC
+from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC, Track
 from services.serving.settings import ControlSettings
 
 GATEWAY = "inference"
@@ -462,11 +462,9 @@ class Serving(Component):
             pod,
             settings,
             [*account, tls[CONTROLLER], *self._repository.ready],
+            # It is in no request's way, and what it has begun is written down; two would take steps
+            # twice.
             strategy=k8s.apps.v1.DeploymentStrategyArgs(type="Recreate"),
-            reasons={
-                "kube-score.deployment-replicas": "it is in no request's way, and what it has "
-                "begun is written down; two would take steps twice",
-            },
         )
 
     # -- around ---------------------------------------------------------------------------------
