@@ -37,7 +37,7 @@ def deploy(
         service_image=context.images["estate_serving"],
         proxy_image=context.images["haproxy"],
         repository=repository,
-        models={one.desired.name: one.desired.version for one in models},
+        models=[one.desired for one in models],
         authority=platform.pki.authority,
         issuer=platform.pki.ready,
         monitors=monitors,

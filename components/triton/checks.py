@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from components.checks import Check, Fault, ObjectRef, SecretKeyRef
 from components.model_repository.config import HOST, READ_PORT
 from components.triton.config import HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
+from components.triton.models import config_map
+from model_repo.declared import Desired
 from services.serving.model import DECLARED_KEY
 
 _GATEWAY = "inference"
@@ -18,7 +19,7 @@ _GATEWAY = "inference"
 def serving_checks(
     *,
     host: str,
-    models: Mapping[str, int],
+    models: Sequence[Desired],
     reader_secret: str,
     gateway: str,
     open_gateway: str,
@@ -27,9 +28,10 @@ def serving_checks(
     """The checks of one gateway; the last two are configurations of it that break one rule each:
     model control passes, and anybody may use the runtime API.
     """
+    numbers = {one.name: one.version for one in models}
     ca = SecretKeyRef(namespace=NAMESPACE, secret=f"{_GATEWAY}-tls", key="ca.crt").arg()
     door: dict[str, JsonValue] = {"host": host, "port": PORT, "ca": ca}
-    names: dict[str, JsonValue] = {"models": dict[str, JsonValue](models)}
+    names: dict[str, JsonValue] = {"models": dict[str, JsonValue](numbers)}
     # To ports where nobody listens.
     astray = gateway.replace(f":{HTTP_PORT} check", ":9 check")
     found = [
@@ -57,12 +59,9 @@ def serving_checks(
             for key in ("username", "password")
         },
     }
-    first = min(models)
-    elsewhere = {
-        "name": first,
-        "version": models[first],
-        "digest": f"sha256:{'0' * 64}",
-    }
+    first = min(models, key=lambda one: one.name)
+    # Whole, or the controller would not take it for a declaration.
+    nowhere = first.model_copy(update={"digest": f"sha256:{'0' * 64}"})
     return [
         *found,
         Check(
@@ -76,7 +75,7 @@ def serving_checks(
             id="serving.grpc",
             title="a model answers by gRPC in its declared version",
             probe="serving_grpc",
-            args={**door, "models": {first: models[first]}},
+            args={**door, "models": {first.name: first.version}},
             fault=_fault(gateway.replace("protobuf(1)", "protobuf(9)").replace("proto h2 ", "")),
         ),
         Check(
@@ -89,9 +88,9 @@ def serving_checks(
                     api_version="v1",
                     kind="ConfigMap",
                     namespace=NAMESPACE,
-                    name=f"model-{first}",
+                    name=config_map(first.name),
                 ),
-                patch={"data": {DECLARED_KEY: json.dumps(elsewhere)}},
+                patch={"data": {DECLARED_KEY: nowhere.document()}},
             ),
         ),
     ]

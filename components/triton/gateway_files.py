@@ -61,8 +61,8 @@ def _backend(pool: str, track: str, protocol: str, domain: str, config: TritonCo
 backend {pool}-{track}-{protocol}
   balance leastconn
 {asked}\
-  # A model keeps nothing between requests: one that got no answer is asked of another pod, once.
-  retries 1
+  # A model keeps nothing between requests: one that got no answer is asked of another pod.
+  retries 3
   option redispatch 1
   retry-on conn-failure empty-response
   http-reuse safe
@@ -101,6 +101,12 @@ def haproxy_cfg(
 """
         if guarded
         else ""
+    )
+    # Where no pod of the canary takes requests, they are not lost.
+    present = "".join(
+        f"  http-request set-var(txn.track) str(stable) if {{ var(txn.pool) -m str {pool.name} }} "
+        f"{{ nbsrv({pool.name}-canary-http) eq 0 }}\n"
+        for pool in config.pools
     )
     known = f"{{ var(txn.model),map_str({_POOLS}) -m found }}"
     return f"""\
@@ -163,7 +169,7 @@ frontend inference
   http-request set-var(txn.track) str(stable)
   http-request set-var(txn.track) str(canary) if infer !versioned \
 {{ rand(100),sub(txn.weight) -m int lt 0 }}
-  http-request set-var(txn.key) var(txn.model),concat(/,txn.track)
+{present}  http-request set-var(txn.key) var(txn.model),concat(/,txn.track)
   http-request set-log-level silent unless infer {{ var(txn.weight) -m int gt 0 }}
   http-request track-sc0 var(txn.key) table {TABLE} if infer {known}
   http-request del-header x-estate-track

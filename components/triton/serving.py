@@ -56,6 +56,7 @@ from components.workload import (
     topology_spread,
     waive,
 )
+from model_repo.declared import Desired
 from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC, Track
 from services.serving.settings import ControlSettings
 
@@ -89,15 +90,15 @@ class Serving(Component):
         service_image: Image,
         proxy_image: Image,
         repository: ModelRepository,
-        models: Mapping[str, int],
+        models: Sequence[Desired],
         authority: Authority,
         issuer: Sequence[pulumi.Resource] = (),
         monitors: Sequence[pulumi.Resource] | None = None,
         autoscaler: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """`models`: which version of each model is declared; `native_image` is of pools that are
-        native, `autoscaler` what takes a ScaledObject.
+        """`models`: what is declared; `native_image` is of pools that are native, `autoscaler` what
+        takes a ScaledObject.
         """
         for pool in config.pools:
             if pool.native and native_image is None:

@@ -417,6 +417,24 @@ def test_the_runtime_api_takes_the_controller_alone(running: Running, name: str 
     assert running.infer().headers["x-estate-track"] == "stable"
 
 
+def test_without_a_canary_its_requests_go_to_what_is_served(running: Running) -> None:
+    running.runtime.share({"digits": 100, "large": 100}, {"digits": "cpu", "large": "gpu"})
+    assert running.infer().headers["x-estate-track"] == "canary"
+    running.servers["cpu-canary"].stop()
+    deadline = time.monotonic() + 15
+    while running.infer().headers.get("x-estate-track") != "stable":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for _ in range(20):
+        answer = running.infer()
+        assert answer.ok and answer.headers["x-estate-track"] == "stable"
+    # Nobody takes them for the canary's, and another pool has its own.
+    before = running.runtime.seen()["digits/canary"]
+    running.infer()
+    assert running.runtime.seen()["digits/canary"] == before
+    assert running.infer("large").headers["x-estate-track"] == "canary"
+
+
 def test_a_server_that_dies_costs_nothing_that_was_not_on_its_way(running: Running) -> None:
     running.runtime.share({"digits": 0}, {"digits": "cpu"})
     assert running.infer().ok
