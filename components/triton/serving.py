@@ -463,11 +463,9 @@ class Serving(Component):
             pod,
             settings,
             [*account, tls[CONTROLLER], *self._repository.ready],
+            # It is in no request's way, and what it has begun is written down; two would take steps
+            # twice.
             strategy=k8s.apps.v1.DeploymentStrategyArgs(type="Recreate"),
-            reasons={
-                "kube-score.deployment-replicas": "it is in no request's way, and what it has "
-                "begun is written down; two would take steps twice",
-            },
         )
 
     # -- around ---------------------------------------------------------------------------------

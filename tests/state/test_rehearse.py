@@ -192,7 +192,7 @@ def test_what_cannot_be_scheduled_or_admitted_is_named(state: Path, tmp_path: Pa
     file, document, values = variant(tmp_path, "broken")
     for pool in values["nodes"]:
         pool["zones"] = ["rack-a", "rack-b"]  # for three instances, each in a zone of its own
-    values["monitoring"]["prometheus"]["resources"]["gpus"] = 8  # of 4 in any node
+    values["monitoring"]["prometheus"]["resources"]["gpus"] = 8  # of 3 in any node
     small = {"cpu_request_m": 15, "memory_request_mib": 4096}
     values["namespaces"]["quotas"]["platform"] = small
     file.write_text(yaml.safe_dump(document))

@@ -219,3 +219,22 @@ def test_what_an_interrupted_run_left_is_taken_away(site: Site) -> None:
     (model / f".{CONFIG}").write_text("half")
     site.lay_out({1: site.repository / ".store" / "aa"})
     assert sorted(os.listdir(model)) == ["1", CONFIG]
+
+
+@pytest.mark.parametrize(
+    ("framework", "native", "gpu", "kind"),
+    [
+        ("onnx", True, True, pb.ModelInstanceGroup.KIND_GPU),
+        ("onnx", True, False, pb.ModelInstanceGroup.KIND_CPU),
+        # Triton's Python backend computes on the CPU, whatever the pod has.
+        ("onnx", False, True, pb.ModelInstanceGroup.KIND_CPU),
+        ("tflite", True, True, pb.ModelInstanceGroup.KIND_CPU),
+    ],
+)
+def test_native_backends_alone_run_on_the_gpu(
+    framework: str, native: bool, gpu: bool, kind: int
+) -> None:
+    told = version(framework=framework)
+    text = configuration(told, Serving(), [3], native=native, gpu=gpu)
+    (group,) = text_format.Parse(text, pb.ModelConfig()).instance_group
+    assert group.kind == kind

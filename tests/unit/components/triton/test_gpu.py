@@ -148,7 +148,7 @@ def test_native_pools_run_nvidias_image_and_their_sidecars_know(made: Made) -> N
 
 def test_a_native_pool_without_its_image_is_refused() -> None:
     given: Any = dict.fromkeys(("image", "service_image", "proxy_image"), image("own"))
-    given |= {"namespace": "serving", "models": {}, "authority": Authority(), "repository": None}
+    given |= {"namespace": "serving", "models": [], "authority": Authority(), "repository": None}
     config = TritonConfig.model_validate({"pools": [{"name": "plain", "native": True}]})
     with pytest.raises(ValueError, match="pool plain is native: give native_image"):
         Serving("serving", config, **given)
