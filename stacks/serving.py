@@ -9,8 +9,11 @@ import pulumi
 from components.model_repository.repository import ModelRepository
 from components.platform.keda import MANIFEST, Keda
 from components.platform.namespaces import AUTOSCALING
+from components.triton.config import TritonConfig
 from components.triton.models import ModelDeclaration, config_map
 from components.triton.serving import Serving
+from configs.errors import ConfigError
+from model_repo.declared import FILE, Desired
 from stacks.context import Context, manifest
 from stacks.datalake import Monitors
 from stacks.foundation import Platform
@@ -26,6 +29,8 @@ def deploy(
     assert repository is not None  # the environment's model asks for it
     namespace = platform.namespaces["serving"]
     models = deploy_models(context, namespace)
+    for one in models:
+        placed(one.desired, config)
     serving = Serving(
         "serving",
         config,
@@ -68,6 +73,24 @@ def _autoscaler(
     )
     context.declare(keda)
     return keda.ready
+
+
+def placed(model: Desired, config: TritonConfig) -> None:
+    """Raises ConfigError unless the environment has what the model's way of serving asks for."""
+    pools = {pool.name: pool for pool in config.pools}
+    file = f"{model.name}/{FILE}"
+    pool = pools.get(model.serving.pool)
+    if pool is None:
+        raise ConfigError(
+            f"{file}: serving.pool ({model.serving.pool}): the environment has no such pool: take "
+            f"one of {', '.join(sorted(pools))}, or declare it in serving.pools"
+        )
+    if model.serving.rate_limit is not None and not pool.rate_limiter:
+        raise ConfigError(
+            f"{file}: serving.rate_limit: pool {pool.name} has rate_limiter false, and Triton "
+            f"would not heed it: set serving.pools.{config.pools.index(pool)}.rate_limiter, or "
+            "leave it out"
+        )
 
 
 def deploy_models(context: Context, namespace: pulumi.Input[str]) -> list[ModelDeclaration]:

@@ -56,6 +56,7 @@ class TritonPool(Model):
         default=256, ge=64, le=65_536, description="between Triton and its Python backends"
     )
     response_cache_mib: int = Field(default=64, ge=0, le=65_536)
+    rate_limiter: bool = Field(default=False, description="Triton heeds the models' rate_limit")
     spread: Spread = "prefer"
     autoscaling: Autoscaling | None = None
 

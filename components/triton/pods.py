@@ -218,6 +218,9 @@ API_MOUNT = _mount(
 def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.ContainerArgs:
     pool = seat.pool
     port = k8s.core.v1.ContainerPortArgs
+    # Where it limits rates, Triton 2.51 may touch an instance that it has just freed
+    # (rate_limiter.cc, Release after OnRelease): each version that goes is a chance to crash.
+    limiter = ["--rate-limit=execution_count"] if pool.rate_limiter else []
     cache = [f"--cache-config=local,size={pool.response_cache_mib << 20}"]
     resources = requirements(pool.resources)
     if pool.mig is not None:
@@ -247,8 +250,8 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
             f"--http-port={HTTP_PORT}",
             f"--grpc-port={GRPC_PORT}",
             f"--metrics-port={METRICS_PORT}",
-            "--rate-limit=execution_count",
             f"--exit-timeout-secs={config.request_timeout_s}",
+            *limiter,
             *(cache if pool.response_cache_mib else ()),
         ],
         ports=[

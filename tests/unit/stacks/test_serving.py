@@ -13,15 +13,17 @@ import pytest
 from pulumi.runtime.stack import wait_for_rpcs
 
 from components.model import Images
+from components.triton.config import TritonConfig
 from configs.errors import ConfigError
 from configs.schema import Environment
-from model_repo.declared import Desired
+from model_repo.declared import Desired, RateLimit, Rollout, Serving
 from services.serving.model import DECLARED_LABEL as LABEL
 from stacks import serving
 from stacks.context import Context
 from stacks.secret_sources import SecretSources
 from tests.unit.components.datalake.test_postgres_resources import Recorder, plain
 
+LIMIT = RateLimit(resources={"memory": 1})
 D1, D2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MODELS = {
     "digits": f"environments: {{local: {{version: 1}}, onprem: {{version: 1, digest: {D1}}}}}",
@@ -153,3 +155,41 @@ def test_a_config_map_for_each(objects: list[dict[str, Any]]) -> None:
     value = json.loads(anomaly["data"]["model.json"])
     assert (value["version"], value["digest"]) == (3, D2)
     assert value["serving"]["max_batch_size"] == 8 and value["rollout"]["steps"]
+
+
+def desired(**serving: Any) -> Desired:
+    return Desired(
+        name="digits", version=1, digest=D1, serving=Serving(**serving), rollout=Rollout()
+    )
+
+
+@pytest.mark.parametrize(
+    ("serving_", "words"),
+    [
+        (
+            {"pool": "gpu"},
+            (
+                "digits/model.yaml: serving.pool (gpu): the environment has no such pool: take one "
+                "of cpu, large, or declare it in serving.pools"
+            ),
+        ),
+        (
+            {"pool": "cpu", "rate_limit": LIMIT},
+            (
+                "digits/model.yaml: serving.rate_limit: pool cpu has rate_limiter false, and "
+                "Triton would not heed it: set serving.pools.1.rate_limiter, or leave it out"
+            ),
+        ),
+    ],
+)
+def test_what_a_model_asks_of_the_environment_is_there(
+    serving_: dict[str, Any], words: str
+) -> None:
+    config = TritonConfig.model_validate(
+        {"pools": [{"name": "large", "rate_limiter": True}, {"name": "cpu"}]}
+    )
+    with pytest.raises(ConfigError) as found:
+        serving.placed(desired(**serving_), config)
+    assert found.value.lines == [words]
+    serving.placed(desired(pool="large", rate_limit=LIMIT), config)
+    serving.placed(desired(pool="cpu"), config)

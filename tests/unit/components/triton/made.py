@@ -29,6 +29,7 @@ CONFIG = TritonConfig.model_validate(
                 "native": True,
                 "mig": "1g.10gb",
                 "response_cache_mib": 0,
+                "rate_limiter": True,
                 "canary_replicas": 2,
                 "autoscaling": {"max_replicas": 5},
             },

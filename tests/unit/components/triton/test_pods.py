@@ -132,6 +132,7 @@ def test_a_pool_of_slices_of_a_gpu() -> None:
         assert ("tolerations" in made().pod(name)) is gpu
         assert triton["image"].startswith(f"registry.example/{'native' if gpu else 'triton'}")
         cache = [arg for arg in triton["args"] if arg.startswith("--cache-config")]
+        assert ("--rate-limit=execution_count" in triton["args"]) is gpu
         assert cache == ([] if gpu else [f"--cache-config=local,size={64 << 20}"])
         assert "mig" not in json.dumps(made().container(name, "sync")["resources"])
 
