@@ -81,6 +81,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         if links is None:
             _cluster(rehearsal, found)
             console.step("pulumi up")
+            if mode == "node" and environment.serving is not None:
+                models.look(rehearsal)
             rehearsal.deployed(immutable_keys(environment))
             applied.forget(rehearsal)
             given = applied.digest(rehearsal, environment)

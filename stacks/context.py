@@ -176,6 +176,13 @@ class Context:
                 f"the rehearsal's registry has {found}; take the digest out, or add that version"
             )
         digest = served.digest or found
+        if digest is None and made_here and name in self._digests_made_here:
+            # Left out, what is served would go.
+            raise ConfigError(
+                f"{name}/{declared.FILE}: {place}: version {served.version} is not in the "
+                f"rehearsal's registry; ./estate model add FOLDER --version {served.version}, or "
+                "go back to one that is"
+            )
         if digest is None and made_here:
             pulumi.log.warn(
                 f"{name} version {served.version} is not in the rehearsal's registry, so it is not "

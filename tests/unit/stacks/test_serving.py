@@ -94,6 +94,11 @@ def test_another_environment_than_the_rehearsal_names_digests(folder: Path) -> N
 
 def test_a_version_that_the_rehearsal_lacks(folder: Path) -> None:
     declare(folder, "environments: {local: {version: 7}}")
+    # Left out, the version that is served would go.
+    line = refused(context(folder))
+    assert "digits/model.yaml: environment local: version 7 is not in the" in line
+    assert "./estate model add FOLDER --version 7" in line
+    (folder / "models.json").write_text(json.dumps({"anomaly": {"3": D2}}))
     # It is brought by `up`, or by hand: until then nothing of it is served.
     assert served(context(folder)) == {"anomaly": (3, D2)}
     assert served(context(folder, model_digests=None)) == {}
