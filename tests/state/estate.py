@@ -20,7 +20,10 @@ from tests.state import snapshot
 
 def sources(folder: Path) -> Path:
     """A copy of the sources in `folder`, for what changes them."""
-    for part in ("configs", "stacks", "components", "policies", "rehearsal", "services", "tests"):
+    for part in (
+        *("components", "configs", "model_repo", "policies", "rehearsal", "services", "stacks"),
+        "tests",
+    ):
         shutil.copytree(paths.root() / part, folder / part)
     for single in ("estate", "Pulumi.yaml", "pyproject.toml", "requirements*"):
         for found in paths.root().glob(single):
@@ -51,7 +54,8 @@ class Estate:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [*self.prefix, str(self.root / "estate")]
-        command += [arguments[0], "--name", self.name, *arguments[1:]]
+        words = 2 if arguments[0] == "model" else 1  # `model` is a group of commands
+        command += [*arguments[:words], "--name", self.name, *arguments[words:]]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.variables, text=True, stdout=pipe, stderr=pipe)
 

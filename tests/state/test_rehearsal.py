@@ -101,7 +101,7 @@ def test_second_up_changes_nothing(up: Estate) -> None:
 def test_preview_of_a_changed_memory_limit_shows_that_change_only(
     up: Estate, tmp_path: Path
 ) -> None:
-    for part in ("components", "configs", "policies", "stacks"):
+    for part in ("components", "configs", "model_repo", "policies", "services", "stacks"):
         shutil.copytree(paths.root() / part, tmp_path / part)
     shutil.copy(paths.root() / "Pulumi.yaml", tmp_path)
     environment = tmp_path / "configs" / "Pulumi.local.yaml"
@@ -301,6 +301,16 @@ def test_the_lake_comes_up_beside_the_core_and_judges_images(up: Estate, tmp_pat
     assert (told["received"], told["quarantined"], told["uploads_failed"]) == (1, 2, 0)
     reasons = {image["name"]: image.get("reason") for image in told["images"]}
     assert reasons["cut.png"] != reasons["mistyped.jpg"] and reasons["good.png"] is None
+
+
+def test_models_are_served_beside_the_lake_and_replaced_under_load(up: Estate) -> None:
+    up("up", "--profile", "serving", seconds=1800)
+    components = {row["id"].partition(".")[0] for row in up.settles(300)}
+    assert {"model-registry", "serving"} <= components
+    # The four frameworks on one server, each answer compared with the golden set.
+    for model in ("digits-onnx", "digits-pytorch", "digits-tensorflow", "digits-tflite"):
+        up("model", "load", model, "--rate", "20", "--for", "3")
+    up("drill", "serving-promote", seconds=600)
 
 
 def test_no_secret_was_ever_in_a_process_list_or_environment(up: Estate, watch: Watch) -> None:
