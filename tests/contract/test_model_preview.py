@@ -85,4 +85,4 @@ def test_another_version_is_an_update_of_its_config_map_alone(
     assert "~ version: 1 => 2" in diff and "1 to update" in diff, diff
 
     declare(models, "digits-onnx", "environments:\n  local: {version: 3}\n")
-    assert "has no digest of digits-onnx version 3" in project.pulumi("preview", code=1)
+    assert "version 3 is not in the rehearsal" in project.pulumi("preview", code=1)
