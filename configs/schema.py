@@ -273,7 +273,13 @@ class Environment(Model):
             if mongodb is not None
             else [],
         }
-        declared = {"postgres": self.postgres, "mongodb": mongodb, "kafka": kafka}
+        registry = self.model_repository
+        declared = {
+            "postgres": self.postgres,
+            "mongodb": mongodb,
+            "kafka": kafka,
+            "models": registry.nexus if registry is not None else None,
+        }
         aged = monitoring is None or monitoring.state_metrics is not None
         return backup_config.unmet(self.backup, declared, users, aged=aged)
 

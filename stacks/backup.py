@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.datalake.backup_config import BACKUP_USER, BackupConfig
+from components.datalake.backup_config import BACKUP_USER, NAMESPACE, BackupConfig
 from components.datalake.backup_store import BackupStore
 from components.datalake.barman_cloud import BarmanCloud
 from components.datalake.kafka_backup import KafkaBackup
@@ -15,6 +15,10 @@ from components.datalake.kafka_cluster import KafkaCluster
 from components.datalake.mongodb_backup import MongodbBackup
 from components.datalake.mongodb_cluster import MongodbCluster
 from components.datalake.postgres_archive import PostgresArchive
+from components.model_repository.config import NAME as REGISTRY
+from components.model_repository.config import NAMESPACE as SERVING
+from components.model_repository.nexus import Nexus
+from components.model_repository.nexus_backup import NexusBackup
 from components.workload import Component
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
@@ -33,15 +37,25 @@ def deploy(context: Context, platform: Platform) -> Backups | None:
     config = context.environment.backup
     if config is None:
         return None
-    store = BackupStore(
-        "backup-store",
+    return Backups(config, _store(context, config, "backup-store", platform.namespaces[NAMESPACE]))
+
+
+def _store(
+    context: Context, config: BackupConfig, name: str, namespace: pulumi.Input[str]
+) -> BackupStore:
+    return BackupStore(
+        name,
         config.store,
-        namespace=platform.namespaces["datalake"],
+        namespace=namespace,
         access_key=context.secret(config.store.access_key),
         secret_key=context.secret(config.store.secret_key),
         opts=pulumi.ResourceOptions(provider=context.provider),
     )
-    return Backups(config, store)
+
+
+def namespaces(config: BackupConfig | None) -> list[str]:
+    """Where CronJobs of backups are, whose age somebody has to tell."""
+    return [NAMESPACE, *([SERVING] if config is not None and config.models is not None else [])]
 
 
 def deploy_archive(
@@ -124,3 +138,27 @@ def deploy_jobs(
         made.append(messages)
     for component in made:
         context.declare(component)
+
+
+def deploy_models(
+    context: Context,
+    platform: Platform,
+    monitors: Sequence[pulumi.Resource] | None,
+    backups: Backups | None,
+    nexus: Nexus,
+) -> None:
+    """The CronJob of Nexus' blobs, with the store's keys in its namespace."""
+    if backups is None or backups.config.models is None:
+        return
+    namespace = platform.namespaces[SERVING]
+    blobs = NexusBackup(
+        f"{REGISTRY}-backup",
+        backups.config.models,
+        namespace=namespace,
+        nexus=nexus,
+        store=_store(context, backups.config, f"{REGISTRY}-backup-store", namespace),
+        rclone=context.images["rclone"],
+        monitors=monitors,
+        opts=pulumi.ResourceOptions(provider=context.provider),
+    )
+    context.declare(blobs)

@@ -64,7 +64,7 @@ def compose(context: Context) -> None:
         transfer=images,
     )
     realtime.deploy(context, platform, monitors)
-    registry = model_repository.deploy(context, platform, monitors, databases)
+    registry = model_repository.deploy(context, platform, monitors, databases, backups)
     serving.deploy(context, platform, monitors, registry)
     if operator is not None:
         monitoring.deploy(context, platform, operator)

@@ -8,15 +8,21 @@ from components.model_repository.config import LINKS, NAME, PUBLISHER, READER, T
 from components.model_repository.distribution import Distribution
 from components.model_repository.nexus import Nexus
 from components.model_repository.repository import ModelRepository
+from stacks import backup
+from stacks.backup import Backups
 from stacks.context import Context
 from stacks.datalake import Databases, Monitors
 from stacks.foundation import Platform
 
 
 def deploy(
-    context: Context, platform: Platform, monitors: Monitors, databases: Databases | None
+    context: Context,
+    platform: Platform,
+    monitors: Monitors,
+    databases: Databases | None,
+    backups: Backups | None,
 ) -> ModelRepository | None:
-    """The registry, where the environment declares it."""
+    """The registry, where the environment declares it, and the backup of its blobs."""
     config = context.environment.model_repository
     if config is None:
         return None
@@ -63,6 +69,8 @@ def deploy(
             opts=opts,
         )
     context.declare(registry)
+    if isinstance(registry, Nexus):
+        backup.deploy_models(context, platform, monitors, backups, registry)
     repository = registry.repository
     context.links[LINKS[PUBLISHER]] = repository.publish_url
     context.links[LINKS[READER]] = repository.read_url

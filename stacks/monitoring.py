@@ -10,6 +10,7 @@ from components.monitoring.monitoring import Monitoring, asked
 from components.monitoring.prometheus_operator import MANIFEST, PrometheusOperator
 from components.monitoring.state_metrics import StateMetrics
 from components.platform.namespaces import GPUS, Namespaces
+from stacks import backup
 from stacks.context import Context, manifest
 from stacks.foundation import Platform
 
@@ -67,7 +68,10 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
             "state-metrics",
             config.state_metrics,
             namespace=platform.namespaces["monitoring"],
-            watched={"datalake": platform.namespaces["datalake"]},
+            watched={
+                space: platform.namespaces[space]
+                for space in backup.namespaces(context.environment.backup)
+            },
             image=context.images["state_metrics"],
             authority=platform.pki.authority,
             issuer=platform.pki.ready,

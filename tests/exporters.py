@@ -39,6 +39,7 @@ _PARTS = {
     "postgres": ("cnpg_collector", "barman_cloud"),
     "mongodb-backup": ("kube_state_metrics",),
     "kafka-backup": ("kube_state_metrics",),
+    "model-registry-backup": ("kube_state_metrics",),
     "kube-state-metrics": (),
     # Sessions are those of the servers behind the pool.
     "pgpool": ("sql_exporter", "cnpg_collector"),

@@ -142,26 +142,35 @@ class PostgresBackup(Schedule):
         return self
 
 
-class DumpBackup(Schedule):
-    """A Job at each time of `schedule`: into a scratch volume, then to the store."""
+class CopyBackup(Schedule):
+    """A Job at each time of `schedule`: files to the store, as they are."""
 
-    scratch: Storage = Storage(size_gib=50)
     longest_s: int = Field(default=14_400, ge=60, le=86_400, description="a run, then it is ended")
-    resources: Resources = Resources(
-        cpu_request_m=250, memory_request_mib=512, memory_limit_mib=1024
-    )
     upload_resources: Resources = Resources(
         cpu_request_m=250, memory_request_mib=256, memory_limit_mib=512
     )
 
 
+class DumpBackup(CopyBackup):
+    """A Job at each time of `schedule`: into a scratch volume, then to the store."""
+
+    scratch: Storage = Storage(size_gib=50)
+    resources: Resources = Resources(
+        cpu_request_m=250, memory_request_mib=512, memory_limit_mib=1024
+    )
+
+
 class BackupConfig(Model):
-    """What is saved to `store`, and when; a part that is left out is not saved."""
+    """What is saved to `store`, and when; a part that is left out is not saved.
+
+    `models` are the blobs of Nexus; its records are in PostgreSQL's archive.
+    """
 
     store: BackupStore
     postgres: PostgresBackup | None = None
     mongodb: DumpBackup | None = None
     kafka: DumpBackup | None = None
+    models: CopyBackup | None = None
 
     @model_validator(mode="after")
     def _saves_something(self) -> BackupConfig:
@@ -169,11 +178,29 @@ class BackupConfig(Model):
             refuse([problem("postgres", None, "nothing is saved; declare a part, or no backup")])
         return self
 
+    @model_validator(mode="after")
+    def _blobs_have_records(self) -> BackupConfig:
+        if self.models is None:
+            return self
+        if self.postgres is None:
+            text = "the records of models' blobs are there; declare it too, or leave models out"
+            refuse([problem("postgres", None, text)])
+        elif self.models.retention_days < self.postgres.retention_days:
+            text = (
+                f"below that of postgres ({self.postgres.retention_days}): records of then would "
+                "name blobs that are gone"
+            )
+            refuse([problem("models.retention_days", self.models.retention_days, text)])
+        return self
+
     @property
     def parts(self) -> list[str]:
         """The names of the parts that are saved."""
-        named = ("postgres", "mongodb", "kafka")
+        named = ("postgres", "mongodb", "kafka", "models")
         return [part for part in named if getattr(self, part) is not None]
+
+
+_DECLARED_BY = {"models": "model_repository with implementation nexus"}
 
 
 def unmet(
@@ -187,7 +214,8 @@ def unmet(
     found = []
     for part in config.parts:
         if declared[part] is None:
-            text = f"{part} is not declared; declare it too, or leave its backup out"
+            needed = _DECLARED_BY.get(part, part)
+            text = f"{needed} is not declared; declare it too, or leave its backup out"
             found.append(problem(f"backup.{part}", "declared", text))
         elif part in users and BACKUP_USER not in users[part]:
             text = f"user {BACKUP_USER!r} (backup) is missing; add it"

@@ -1,4 +1,4 @@
-"""A CronJob that saves one part: a dump into a scratch volume, then rclone to the store."""
+"""CronJobs that save one part each by rclone to the store, mostly a dump on a scratch volume."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pulumi_kubernetes as k8s
 
 from components.checks import ExpectedPods
 from components.dashboards import HERE, Dashboard, graph, quiet, stat
-from components.datalake.backup_config import NAMESPACE, DumpBackup
+from components.datalake.backup_config import NAMESPACE, CopyBackup, DumpBackup
 from components.datalake.backup_store import CA, RCLONE, REMOTE, BackupStore
 from components.flows import OUTSIDE, Flow, Pods
-from components.model import Image, Resources
+from components.model import Image, Resources, Storage
 from components.workload import (
     Component,
     alert,
@@ -46,101 +46,32 @@ rclone delete --min-age "${{KEEP_DAYS}}d" "$target"
 """What is too old goes only after a newer one is whole: `set -e` ends it before."""
 
 
-class BackupJob(Component):
-    """The CronJob `<part>-backup`; its runs follow each other, never two at once.
+class StoreJob(Component):
+    """A CronJob whose container `upload` speaks to the store; its runs never overlap.
 
-    `dump` fills BACKUP before the upload begins; what it mounts beside the scratch volume is in
-    `volumes`, and `reaches` are the pods that it asks.
+    Those who inherit make the pod and hand it to `_run`.
     """
 
     pods: Pods
 
     def __init__(
         self,
+        token: str,
+        name: str,
         part: str,
-        config: DumpBackup,
+        config: CopyBackup,
         *,
+        space: str,
         namespace: pulumi.Input[str],
         store: BackupStore,
-        image: Image,
-        command: Sequence[str],
-        volumes: Sequence[tuple[k8s.core.v1.VolumeArgs, str]],
-        reaches: Flow,
-        env: dict[str, str] | None = None,
-        rclone: Image,
-        depends_on: Sequence[pulumi.Resource] = (),
-        monitors: Sequence[pulumi.Resource] | None = None,
-        opts: pulumi.ResourceOptions | None = None,
+        opts: pulumi.ResourceOptions | None,
     ) -> None:
-        super().__init__("estate:datalake:BackupJob", f"{part}-backup", opts)
-        name = f"{part}-backup"
-        self._name, self._part, self._config, self._store = name, part, config, store
-        selector = labels(name)
-        account = service_account(name, namespace, self.child())
-        dump = self._container(
-            "dump",
-            image,
-            command,
-            config.resources,
-            [_mount(name=volume.name, mount_path=path, read_only=True) for volume, path in volumes],
-            env or {},
-        )
-        upload = self._container(
-            "upload",
-            rclone,
-            ["/bin/sh", "-euc", UPLOAD.format(remote=REMOTE, backup=BACKUP)],
-            config.upload_resources,
-            [_mount(name="store", mount_path=_STORE, read_only=True)],
-            {
-                "BUCKET": store.config.bucket,
-                "PART": part,
-                "KEEP_DAYS": str(config.retention_days),
-                "RCLONE_CONFIG": f"{_STORE}/{RCLONE}",
-                **({"RCLONE_CA_CERT": f"{_STORE}/{CA}"} if store.config.ca is not None else {}),
-            },
-        )
-        k8s.batch.v1.CronJob(
-            name,
-            metadata=meta(name, namespace, selector),
-            spec=k8s.batch.v1.CronJobSpecArgs(
-                schedule=config.schedule,
-                time_zone="Etc/UTC",
-                concurrency_policy="Forbid",
-                starting_deadline_seconds=3600,
-                successful_jobs_history_limit=1,
-                failed_jobs_history_limit=3,
-                job_template=k8s.batch.v1.JobTemplateSpecArgs(
-                    spec=k8s.batch.v1.JobSpecArgs(
-                        active_deadline_seconds=config.longest_s,
-                        backoff_limit=2,
-                        template=k8s.core.v1.PodTemplateSpecArgs(
-                            metadata=k8s.meta.v1.ObjectMetaArgs(labels=selector),
-                            spec=self._pod(dump, upload, [volume for volume, _ in volumes]),
-                        ),
-                    )
-                ),
-            ),
-            opts=self.child(depends_on=[account, store, *depends_on]),
-        )
-        self.pods = Pods(name=name, namespace=NAMESPACE, selector=selector, lasting=False)
-        self.flows += [
-            reaches.model_copy(update={"source": self.pods}),
-            Flow(source=self.pods, target=OUTSIDE, ports=[store.config.port]),
-        ]
-        self.expected_pods.append(
-            ExpectedPods(
-                name=name,
-                namespace=NAMESPACE,
-                selector=selector,
-                count=0,  # none between two runs
-                resources=config.resources,
-            )
-        )
-        if monitors is not None:
-            opts = self.child(depends_on=list(monitors))
-            prometheus_rule(name, namespace, job_rules(part, config), opts)
-            self.dashboards.append(job_dashboard(part, config))
-        self.register_outputs({})
+        super().__init__(token, name, opts)
+        self._name, self._part, self._copy, self._store = name, part, config, store
+        self._space, self._namespace, self._selector = space, namespace, labels(name)
+        self._account = service_account(name, namespace, self.child())
+        self.pods = Pods(name=name, namespace=space, selector=self._selector, lasting=False)
+        self.flows.append(Flow(source=self.pods, target=OUTSIDE, ports=[store.config.port]))
 
     def _container(
         self,
@@ -160,28 +91,47 @@ class BackupJob(Component):
             env=[k8s.core.v1.EnvVarArgs(name=key, value=variables[key]) for key in variables],
             security_context=container_security(),
             resources=requirements(resources),
-            volume_mounts=[
-                *mounts,
-                _mount(name="scratch", mount_path=SCRATCH),
-                _mount(name="tmp", mount_path="/tmp"),
-            ],
+            volume_mounts=[*mounts, _mount(name="tmp", mount_path="/tmp")],
+        )
+
+    def _upload(
+        self, rclone: Image, script: str, mount: k8s.core.v1.VolumeMountArgs
+    ) -> k8s.core.v1.ContainerArgs:
+        """The container with the store's keys, and what is saved in `mount`."""
+        store = self._store.config
+        return self._container(
+            "upload",
+            rclone,
+            ["/bin/sh", "-euc", script],
+            self._copy.upload_resources,
+            [_mount(name="store", mount_path=_STORE, read_only=True), mount],
+            {
+                "BUCKET": store.bucket,
+                "PART": self._part,
+                "KEEP_DAYS": str(self._copy.retention_days),
+                "RCLONE_CONFIG": f"{_STORE}/{RCLONE}",
+                **({"RCLONE_CA_CERT": f"{_STORE}/{CA}"} if store.ca is not None else {}),
+            },
         )
 
     def _pod(
         self,
-        dump: k8s.core.v1.ContainerArgs,
+        uid: int,
         upload: k8s.core.v1.ContainerArgs,
         volumes: Sequence[k8s.core.v1.VolumeArgs],
+        *,
+        first: Sequence[k8s.core.v1.ContainerArgs] = (),
+        affinity: k8s.core.v1.AffinityArgs | None = None,
     ) -> k8s.core.v1.PodSpecArgs:
-        scratch = self._config.scratch
         files = {key: key for key in (RCLONE, CA) if key != CA or self._store.config.ca is not None}
         return k8s.core.v1.PodSpecArgs(
             service_account_name=self._name,
             automount_service_account_token=False,
             enable_service_links=False,
             restart_policy="Never",
-            security_context=pod_security(_UID),
-            init_containers=[dump],
+            security_context=pod_security(uid),
+            affinity=affinity,
+            init_containers=list(first) or None,
             containers=[upload],
             volumes=[
                 *volumes,
@@ -189,49 +139,148 @@ class BackupJob(Component):
                 k8s.core.v1.VolumeArgs(
                     name="tmp", empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(size_limit="64Mi")
                 ),
-                k8s.core.v1.VolumeArgs(
-                    name="scratch",
-                    # Made for a run and deleted with its pod.
-                    ephemeral=k8s.core.v1.EphemeralVolumeSourceArgs(
-                        volume_claim_template=k8s.core.v1.PersistentVolumeClaimTemplateArgs(
-                            spec=k8s.core.v1.PersistentVolumeClaimSpecArgs(
-                                access_modes=["ReadWriteOnce"],
-                                storage_class_name=scratch.storage_class,
-                                resources=k8s.core.v1.VolumeResourceRequirementsArgs(
-                                    requests={"storage": f"{scratch.size_gib}Gi"}
-                                ),
-                            )
-                        )
-                    ),
-                ),
             ],
         )
 
+    def _run(
+        self,
+        pod: k8s.core.v1.PodSpecArgs,
+        resources: Resources,
+        depends_on: Sequence[pulumi.Resource],
+        monitors: Sequence[pulumi.Resource] | None,
+    ) -> None:
+        """The CronJob of this pod, which asks for `resources`, and who looks at its age."""
+        name, config, selector = self._name, self._copy, self._selector
+        k8s.batch.v1.CronJob(
+            name,
+            metadata=meta(name, self._namespace, selector),
+            spec=k8s.batch.v1.CronJobSpecArgs(
+                schedule=config.schedule,
+                time_zone="Etc/UTC",
+                concurrency_policy="Forbid",
+                starting_deadline_seconds=3600,
+                successful_jobs_history_limit=1,
+                failed_jobs_history_limit=3,
+                job_template=k8s.batch.v1.JobTemplateSpecArgs(
+                    spec=k8s.batch.v1.JobSpecArgs(
+                        active_deadline_seconds=config.longest_s,
+                        backoff_limit=2,
+                        template=k8s.core.v1.PodTemplateSpecArgs(
+                            metadata=k8s.meta.v1.ObjectMetaArgs(labels=selector), spec=pod
+                        ),
+                    )
+                ),
+            ),
+            opts=self.child(depends_on=[self._account, self._store, *depends_on]),
+        )
+        self.expected_pods.append(
+            ExpectedPods(
+                name=name,
+                namespace=self._space,
+                selector=selector,
+                count=0,  # none between two runs
+                resources=resources,
+            )
+        )
+        if monitors is not None:
+            place = {"name": name, "namespace": self._space}
+            opts = self.child(depends_on=list(monitors))
+            rules = job_rules(self._part, config, **place)
+            prometheus_rule(name, self._namespace, rules, opts)
+            self.dashboards.append(job_dashboard(self._part, config, **place))
+        self.register_outputs({})
 
-def _age(part: str, matchers: str) -> str:
+
+class BackupJob(StoreJob):
+    """The CronJob `<part>-backup`; its runs follow each other, never two at once.
+
+    `dump` fills BACKUP before the upload begins; what it mounts beside the scratch volume is in
+    `volumes`, and `reaches` are the pods that it asks.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        config: DumpBackup,
+        *,
+        namespace: pulumi.Input[str],
+        store: BackupStore,
+        image: Image,
+        command: Sequence[str],
+        volumes: Sequence[tuple[k8s.core.v1.VolumeArgs, str]],
+        reaches: Flow,
+        env: dict[str, str] | None = None,
+        rclone: Image,
+        depends_on: Sequence[pulumi.Resource] = (),
+        monitors: Sequence[pulumi.Resource] | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(
+            "estate:datalake:BackupJob",
+            f"{part}-backup",
+            part,
+            config,
+            space=NAMESPACE,
+            namespace=namespace,
+            store=store,
+            opts=opts,
+        )
+        scratch = _mount(name="scratch", mount_path=SCRATCH)
+        mounts = [
+            _mount(name=volume.name, mount_path=path, read_only=True) for volume, path in volumes
+        ]
+        dump = self._container(
+            "dump", image, command, config.resources, [*mounts, scratch], env or {}
+        )
+        upload = self._upload(rclone, UPLOAD.format(remote=REMOTE, backup=BACKUP), scratch)
+        held = [*(volume for volume, _ in volumes), _scratch(config.scratch)]
+        self.flows.append(reaches.model_copy(update={"source": self.pods}))
+        self._run(
+            self._pod(_UID, upload, held, first=[dump]), config.resources, depends_on, monitors
+        )
+
+
+def _scratch(scratch: Storage) -> k8s.core.v1.VolumeArgs:
+    """Made for a run and deleted with its pod."""
+    return k8s.core.v1.VolumeArgs(
+        name="scratch",
+        ephemeral=k8s.core.v1.EphemeralVolumeSourceArgs(
+            volume_claim_template=k8s.core.v1.PersistentVolumeClaimTemplateArgs(
+                spec=k8s.core.v1.PersistentVolumeClaimSpecArgs(
+                    access_modes=["ReadWriteOnce"],
+                    storage_class_name=scratch.storage_class,
+                    resources=k8s.core.v1.VolumeResourceRequirementsArgs(
+                        requests={"storage": f"{scratch.size_gib}Gi"}
+                    ),
+                )
+            )
+        ),
+    )
+
+
+def _age(name: str, matchers: str) -> str:
     """PromQL: seconds since the last run that succeeded, or since the CronJob is there."""
-    job = f'{matchers}, cronjob="{part}-backup"'
+    job = f'{matchers}, cronjob="{name}"'
     return (
         f"time() - (max(kube_cronjob_status_last_successful_time{{{job}}}) "
         f"or max(kube_cronjob_created{{{job}}}))"
     )
 
 
-def job_rules(part: str, config: DumpBackup) -> list[dict[str, Any]]:
+def job_rules(part: str, config: CopyBackup, *, name: str, namespace: str) -> list[dict[str, Any]]:
     """Alerts about one part's CronJob, by kube-state-metrics."""
     title = part.capitalize()
-    here = f'namespace="{NAMESPACE}"'
+    here = f'namespace="{namespace}"'
     return [
         alert(
             f"Backup{title}Old",
-            f"{_age(part, here)} > {config.max_age_h * 3600}",
-            f"the last backup of {part} is older than {config.max_age_h} h; see the Jobs of "
-            f"{part}-backup",
+            f"{_age(name, here)} > {config.max_age_h * 3600}",
+            f"the last backup of {part} is older than {config.max_age_h} h; see the Jobs of {name}",
             for_s=900,
         ),
         alert(
             f"Backup{title}Unknown",
-            f'absent(kube_cronjob_created{{{here}, cronjob="{part}-backup"}})',
+            f'absent(kube_cronjob_created{{{here}, cronjob="{name}"}})',
             f"nobody tells how old the last backup of {part} is; see kube-state-metrics",
             for_s=1800,
             severity="warning",
@@ -239,22 +288,21 @@ def job_rules(part: str, config: DumpBackup) -> list[dict[str, Any]]:
     ]
 
 
-def job_dashboard(part: str, config: DumpBackup) -> Dashboard:
+def job_dashboard(part: str, config: CopyBackup, *, name: str, namespace: str) -> Dashboard:
     """Of one part's CronJob: its health is judged by `job_rules`."""
-    name = f"{part}-backup"
     jobs = f'{HERE}, job_name=~"{name}-.*"'
     return Dashboard(
         name=name,
         title=f"Backup of {part.capitalize()}",
         description="The CronJob that saves it to the store outside, by kube-state-metrics.",
-        namespace=NAMESPACE,
+        namespace=namespace,
         source=f'kube_cronjob_created{{cronjob="{name}"}}',
         alerts=f"Backup{part.capitalize()}.+",
         health=[
             stat(
                 "Age of the last backup",
                 f"One is made at `{config.schedule}`; see the Jobs of {name}.",
-                _age(part, HERE),
+                _age(name, HERE),
                 "s",
                 red_from=config.max_age_h * 3600,
             )
@@ -283,7 +331,7 @@ def job_dashboard(part: str, config: DumpBackup) -> Dashboard:
         errors=[
             graph(
                 "Pods that failed",
-                "Their logs say which of the two containers, and why.",
+                "Their logs say which container, and why.",
                 "short",
                 {"failed": quiet(f"sum(kube_job_status_failed{{{jobs}}})")},
             )

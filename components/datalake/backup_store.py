@@ -18,7 +18,8 @@ REMOTE = "store"
 class BackupStore(Component):
     """The Secret `backup-store`: keys, rclone's configuration, and the CA where it has its own.
 
-    `name` is the Secret's; `secret` the same once it is made.
+    One in each namespace whose Jobs mount it. `name` is the Secret's; `secret` the same once it is
+    made.
     """
 
     config: StoreConfig
@@ -39,7 +40,7 @@ class BackupStore(Component):
         self.config, self.name = config, NAME
         keys = pulumi.Output.all(access_key, secret_key)
         made = k8s.core.v1.Secret(
-            NAME,
+            name,
             metadata=meta(NAME, namespace, labels(NAME)),
             string_data={
                 ACCESS_KEY: access_key,

@@ -47,16 +47,18 @@ from components.workload import (
 
 mount = k8s.core.v1.VolumeMountArgs
 port = k8s.core.v1.ContainerPortArgs
+_CLAIM = "data"
 
 
 class Registry(Component):
     """One pod behind the Service `model-registry`: a proxy, and what it leads to.
 
-    `repository` is what other components take.
+    `repository` is what other components take; `claim` is the pod's volume.
     """
 
     repository: ModelRepository
     pods: Pods
+    claim: str
 
     def __init__(
         self,
@@ -78,6 +80,8 @@ class Registry(Component):
         self._passwords = dict(passwords)
         self.host = f"{name}.{NAMESPACE}.svc.cluster.local"
         self.pods = Pods(name=name, namespace=NAMESPACE, selector=self._selector)
+        # As a StatefulSet calls that of its first pod.
+        self.claim = f"{_CLAIM}-{name}-0"
         self._tls = certificate(
             f"{name}-tls",
             namespace,
@@ -149,7 +153,7 @@ class Registry(Component):
                 ),
                 spec=pod,
             ),
-            volume_claim_templates=[claim_template("data", self._config.storage)],
+            volume_claim_templates=[claim_template(_CLAIM, self._config.storage)],
         )
         one = "one pod, reached through its Service and never by a name of its own"
         return k8s.apps.v1.StatefulSet(

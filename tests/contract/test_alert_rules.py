@@ -12,7 +12,7 @@ from components.console.config import ConsoleConfig
 from components.console.rules import console_rules
 from components.datalake.annotation_config import AnnotationConfig
 from components.datalake.annotation_rules import annotation_rules, silence_s
-from components.datalake.backup_config import DumpBackup, PostgresBackup
+from components.datalake.backup_config import CopyBackup, DumpBackup, PostgresBackup
 from components.datalake.backup_job import job_rules
 from components.datalake.ceph_config import CephConfig
 from components.datalake.ceph_rules import alerts
@@ -82,8 +82,15 @@ CEPH_OSD = 'ceph_osd_up{ceph_daemon="osd.1"}'
 GROUPS = {
     "postgres": postgres_rules("postgres", "datalake", POSTGRES),
     "archive": archive_rules("postgres", "datalake", PostgresBackup(max_age_h=1)),
-    "mongodb-backup": job_rules("mongodb", DumpBackup(max_age_h=1)),
-    "kafka-backup": job_rules("kafka", DumpBackup(max_age_h=1)),
+    "mongodb-backup": job_rules(
+        "mongodb", DumpBackup(max_age_h=1), name="mongodb-backup", namespace="datalake"
+    ),
+    "kafka-backup": job_rules(
+        "kafka", DumpBackup(max_age_h=1), name="kafka-backup", namespace="datalake"
+    ),
+    "models-backup": job_rules(
+        "models", CopyBackup(max_age_h=1), name="model-registry-backup", namespace="serving"
+    ),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
     "ceph": alerts(CEPH),
@@ -111,6 +118,7 @@ DUMPED = "kube_cronjob_status_last_successful_time"
 MADE = "kube_cronjob_created"
 CRON = '{namespace="datalake", cronjob="mongodb-backup"}'
 KAFKA_CRON = '{namespace="datalake", cronjob="kafka-backup"}'
+MODELS_CRON = '{namespace="serving", cronjob="model-registry-backup"}'
 ANNOTATION_POD = 'namespace="datalake", pod="annotation-a"'
 ANNOTATION_UP = f'up{{{ANNOTATION_POD}, container="annotation"}}'
 ANNOTATION_FAILED = f"annotation_run_failed{{{ANNOTATION_POD}}}"
@@ -454,6 +462,20 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
         ("mongodb-backup", "BackupMongodbUnknown", {MADE + CRON: 1}, False),
         ("kafka-backup", "BackupKafkaOld", {MADE + KAFKA_CRON: 0, DUMPED + KAFKA_CRON: 1}, True),
         ("kafka-backup", "BackupKafkaOld", {MADE + KAFKA_CRON: 0, DUMPED + CRON: 8000}, True),
+        (
+            "models-backup",
+            "BackupModelsOld",
+            {MADE + MODELS_CRON: 0, DUMPED + MODELS_CRON: 1},
+            True,
+        ),
+        (
+            "models-backup",
+            "BackupModelsOld",
+            {MADE + MODELS_CRON: 0, DUMPED + MODELS_CRON: 8000},
+            False,
+        ),
+        ("models-backup", "BackupModelsUnknown", {MADE + CRON: 1}, True),
+        ("models-backup", "BackupModelsUnknown", {MADE + MODELS_CRON: 1}, False),
         ("annotation", "AnnotationDown", {"nothing": 1}, True),
         ("annotation", "AnnotationDown", {ANNOTATION_UP: 1}, False),
         ("annotation", "AnnotationFails", {ANNOTATION_FAILED: 1}, True),

@@ -106,7 +106,7 @@ def changed(part: str, **changes: Any) -> dict[str, Any]:
 
 def test_onprem_is_taken() -> None:
     found = load(ONPREM).backup
-    assert found is not None and found.parts == ["postgres", "mongodb", "kafka"]
+    assert found is not None and found.parts == ["postgres", "mongodb", "kafka", "models"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,26 @@ def test_onprem_is_taken() -> None:
         (
             changed("mongodb", users=[u for u in ONPREM["mongodb"]["users"] if "backup" not in u]),
             "mongodb.users.*with `backup: true` is missing",
+        ),
+        (
+            {**ONPREM, "model_repository": None, "serving": None},
+            "backup.models.*model_repository with implementation nexus is not declared",
+        ),
+        (
+            changed("model_repository", implementation="distribution", nexus=None),
+            "backup.models.*model_repository with implementation nexus is not declared",
+        ),
+        (
+            changed("backup", postgres=None),
+            "backup.postgres.*records of models' blobs are there",
+        ),
+        (
+            changed("backup", models={"retention_days": 29}),
+            r"backup.models.retention_days: 29 .*below that of postgres \(30\)",
+        ),
+        (
+            changed("backup", models={"scratch": {"size_gib": 1}}),
+            "backup.models.scratch",
         ),
         (
             changed("monitoring", state_metrics=None),
