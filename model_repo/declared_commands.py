@@ -80,10 +80,18 @@ def declared_(
     only = [Place("environments", name) for name in environments]
     only += [Place("edge_groups", name) for name in edge_groups]
     with _told():
+        models = declared.models(folder or declared.FOLDER)
+        known = {place for model in models.values() for place in model.places()}
+        for place in only:
+            if place not in known:
+                names = sorted(one.name for one in known if one.kind == place.kind)
+                kind = "--environment" if place.kind == "environments" else "--edge-group"
+                said = f"no model.yaml names it; there are {', '.join(names) or 'none'}"
+                raise UsageError(kind, repr(place.name), said)
         repository = None if offline else Where(**where).open()
         rows = [
             _row(name, place, served, repository)
-            for name, model in declared.models(folder or declared.FOLDER).items()
+            for name, model in models.items()
             for place, served in model.places().items()
             if not only or place in only
         ]

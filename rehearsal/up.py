@@ -296,4 +296,6 @@ def preview(name: str, args: Sequence[str]) -> int:
     rehearsal.keeps(immutable_keys(environment))
     if stopped := rehearsal.stopped():
         raise EstateError(f"process {stopped[0]}", "is stopped", f"run: {rehearsal.up_command}")
+    if rehearsal.required().mode == "node" and environment.serving is not None:
+        models.look(rehearsal)
     return Pulumi(rehearsal).preview(args)

@@ -119,7 +119,7 @@ def serving_dashboard(name: str, namespace: str, config: TritonConfig) -> Dashbo
         errors=[
             graph(
                 "Answers that are errors",
-                "4xx is the client's mistake, 5xx ours.",
+                "4xx is the client's mistake; 5xx ours, or a body that Triton cannot read.",
                 "reqps",
                 {
                     "4xx": rate(f'{answers}4xx"}}'),

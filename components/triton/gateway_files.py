@@ -96,6 +96,8 @@ def haproxy_cfg(
   acl http-call path_reg ^/v2/models/[A-Za-z0-9_.-]+(/versions/[0-9]+)?(/ready|/infer|/config)?$
   http-request return status 403 content-type application/json string \
 '{{"error": "not served by this gateway"}}' if grpc !grpc-call
+  # By HTTP/2 a client that is still sending would see its request cancelled, and not the answer.
+  http-request wait-for-body time 1s if !grpc !http-call
   http-request return status 403 content-type application/json string \
 '{{"error": "not served by this gateway"}}' if !grpc !http-call
 """

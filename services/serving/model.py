@@ -134,6 +134,7 @@ class Progress(_Strict):
     weight: int = Field(default=0, ge=0, le=100)
     since: float = 0.0
     base: Seen = Seen()
+    stable_base: Seen = Seen()
     refused: Refused | None = None
 
 

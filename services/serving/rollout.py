@@ -31,6 +31,8 @@ LOAD_S = 180.0
 DRAIN_S = 3.0
 """Between a weight of nothing and the end of the version: requests on their way are answered."""
 RETRY_S = 20.0
+_FEW = 20
+"""Requests: of fewer, a rate says nothing."""
 _NOISE = 0.5
 """Of `max_latency_ms`: below it, twice the latency is no sign of anything."""
 
@@ -88,8 +90,8 @@ class World(Protocol):
     def told(self) -> bool:
         """Whether every gateway that takes requests has the weights of the round before."""
 
-    def seen(self, declared: Declared) -> Seen:
-        """Requests and failures of the canary's track."""
+    def seen(self, track: Track, declared: Declared) -> Seen:
+        """Requests and failures of a track."""
 
     def latency(self, track: Track, declared: Declared, since: float) -> Latency:
         """What requests took since then, as the gateway has it."""
@@ -205,17 +207,26 @@ def _golden(declared: Declared, at: Progress, world: World, now: float) -> Progr
 
 def _step(declared: Declared, at: Progress, world: World, step: int, now: float) -> Progress:
     weight = declared.rollout.steps[step].weight
-    return _phase(at, "canary", now, step=step, weight=weight, base=world.seen(declared))
+    return _phase(
+        at,
+        "canary",
+        now,
+        step=step,
+        weight=weight,
+        base=world.seen("canary", declared),
+        stable_base=world.seen("stable", declared),
+    )
 
 
 def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progress:
     rollout = declared.rollout
     if at.step >= len(rollout.steps):  # the steps were changed meanwhile
         return _phase(at, "promoting", now)
-    seen = world.seen(declared).since(at.base)
+    seen = world.seen("canary", declared).since(at.base)
     refusal = judged(
         rollout,
         seen,
+        world.seen("stable", declared).since(at.stable_base),
         world.latency("canary", declared, at.since),
         world.latency("stable", declared, at.since),
     )
@@ -228,23 +239,33 @@ def _canary(declared: Declared, at: Progress, world: World, now: float) -> Progr
         return at if at.weight == weight else at.model_copy(update={"weight": weight})
     if not world.told():  # what was seen is not what this share of the requests would have shown
         return at
+    loaded = world.loaded("canary", declared, declared.wanted)
+    if not loaded.everywhere:  # nor is it where a pod of the canary went meanwhile
+        return _late(at, loaded, "canary", now)
     if at.step + 1 < len(rollout.steps):
         return _step(declared, at, world, at.step + 1, now)
     return _phase(at, "promoting", now)
 
 
-def judged(rollout: Rollout, seen: Seen, latency: Latency, served: Latency) -> Refusal | None:
+def judged(
+    rollout: Rollout, seen: Seen, beside: Seen, latency: Latency, served: Latency
+) -> Refusal | None:
     """What speaks against a version, from what was seen of it at this step.
 
     Failures count at once: more of them than the step may have end it. Latency is judged by
     `min_requests` and more.
     """
-    allowed = rollout.max_error_rate * max(seen.requests, rollout.min_requests, 1)
+    # What fails on the served version too is the clients' doing: Triton answers 500 to a body that
+    # it cannot read.
+    theirs = beside.failed / beside.requests if beside.requests >= _FEW else 0.0
+    rate = rollout.max_error_rate + 2 * theirs
+    allowed = rate * max(seen.requests, rollout.min_requests, 1)
     if seen.failed > allowed:
         return _against(
             "errors",
             f"{seen.failed} of {seen.requests} requests failed, max_error_rate is "
-            f"{rollout.max_error_rate:g}",
+            f"{rollout.max_error_rate:g}; of the served version's {beside.failed} of "
+            f"{beside.requests}",
         )
     least = max(1, rollout.min_requests)
     if latency.requests < least:

@@ -329,11 +329,9 @@ class Sync:
     def ready(self) -> bool:
         """Whether requests may come: this Triton has served all that was assigned.
 
-        It stays so while one model of many is brought, or breaks: the others go on. The canary's
-        pods are ready at once: what does not load there gets no traffic.
+        It stays so while one model of many is brought, or breaks: the others go on. A canary's pod
+        that begins in the middle of a rollout gets its share only when it has the version.
         """
-        if self._settings.track == "canary":
-            return self._live and self._known
         return self._whole
 
 

@@ -187,10 +187,12 @@ class LiveWorld:
                 return refusal
         return None
 
-    def seen(self, declared: Declared) -> Seen:
-        """See rollout.World."""
-        by_triton = self._counters[f"{declared.name}/{declared.version}"]
-        return self._counters[f"{declared.name}/canary"].plus(by_triton)
+    def seen(self, track: Track, declared: Declared) -> Seen:
+        """See rollout.World. What Triton counts besides is of the canary alone."""
+        by_gateway = self._counters[f"{declared.name}/{track}"]
+        if track == "stable":
+            return by_gateway
+        return by_gateway.plus(self._counters[f"{declared.name}/{declared.version}"])
 
     def latency(self, track: Track, declared: Declared, since: float) -> Latency:
         """See rollout.World."""

@@ -185,7 +185,9 @@ def test_triton_has_the_configuration_that_was_written(site: Site) -> None:
     assert config.dynamic_batching.default_queue_policy.default_timeout_microseconds == 5_000_000
     assert config.instance_group[0].rate_limiter.resources[0].name == "slot"
     assert list(config.version_policy.specific.versions) == [1]
-    assert config.model_warmup[0].inputs["window"].zero_data
+    # The Python backend warms up by itself: Triton ends where its own warm-up fails.
+    assert not config.model_warmup
+    assert config.parameters["warm_up"].string_value == "true"
 
 
 def test_requests_at_once_become_batches_and_keep_their_answers(site: Site) -> None:

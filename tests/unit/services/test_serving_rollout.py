@@ -53,6 +53,7 @@ class FakeWorld:
         default_factory=lambda: {"stable": Loaded(2, 2), "canary": Loaded(1, 1)}
     )
     counts: Seen = field(default_factory=Seen)
+    beside: Seen = field(default_factory=Seen)
     latencies: dict[Track, Latency] = field(
         default_factory=lambda: {"stable": Latency(100, 2.0), "canary": Latency(100, 2.0)}
     )
@@ -72,8 +73,8 @@ class FakeWorld:
     def golden(self, declared: Declared) -> Verdict:
         return self.at_golden
 
-    def seen(self, declared: Declared) -> Seen:
-        return self.counts
+    def seen(self, track: Track, declared: Declared) -> Seen:
+        return self.counts if track == "canary" else self.beside
 
     def latency(self, track: Track, declared: Declared, since: float) -> Latency:
         return self.latencies[track]
@@ -394,8 +395,33 @@ def test_without_steps_the_golden_set_is_all_that_is_asked() -> None:
     ],
 )
 def test_what_is_judged(seen: Seen, canary: Latency, served: Latency, gate: str | None) -> None:
-    refusal = judged(ROLLOUT, seen, canary, served)
+    refusal = judged(ROLLOUT, seen, Seen(requests=1000), canary, served)
     assert (refusal.gate if refusal else None) == gate
+
+
+def test_clients_that_send_what_nobody_can_read_keep_no_version_away() -> None:
+    seen = Seen(requests=100, failures=5)
+    none = Latency()
+    refusal = judged(ROLLOUT, seen, Seen(requests=1000, failures=0), none, none)
+    assert refusal and refusal.gate == "errors"
+    assert judged(ROLLOUT, seen, Seen(requests=1000, failures=50), none, none) is None
+    # Of a few a rate says nothing.
+    assert judged(ROLLOUT, seen, Seen(requests=10, failures=5), none, none) is not None
+    worse = Seen(requests=100, failures=30)
+    assert judged(ROLLOUT, worse, Seen(requests=1000, failures=50), none, none) is not None
+
+
+def test_a_step_does_not_end_while_a_pod_of_the_canary_is_away() -> None:
+    run = serving(1)
+    run.declared = declared(2)
+    run.until("canary")
+    run.world.pods["canary"] = Loaded(0, 1)
+    for _ in range(30):
+        assert run.step().phase == "canary" and run.at.step == 0
+    run.world.pods["canary"] = Loaded(1, 1)
+    run.world.counts = Seen(requests=100)
+    run.until("idle")
+    assert run.at.stable == version(2)
 
 
 def test_two_slow_requests_alone_are_no_percentile() -> None:

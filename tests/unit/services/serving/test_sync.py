@@ -460,14 +460,19 @@ def test_a_model_that_is_lost_unreadies_the_pod(site: Site) -> None:
     assert not sync.ready()
 
 
-def test_the_canary_is_ready_without_models(site: Site) -> None:
+def test_a_canary_that_begins_in_a_rollout_is_ready_when_it_has_the_version(site: Site) -> None:
     one = site.add(1)
     sync = site.sync("canary")
     sync.round()
     assert not sync.ready()
+    sync.assign({})
+    sync.round()
+    assert sync.ready(), "nothing is being rolled out"
     sync.assign(assigned(one))
     sync.round()
-    assert sync.ready()
+    assert not sync.ready()
+    until(sync, is_(sync, one, "ready"))
+    until(sync, sync.ready)
     site.triton.stop()
     sync.round()
     assert not sync.ready()

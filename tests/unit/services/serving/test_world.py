@@ -322,9 +322,9 @@ def test_failures_by_grpc_are_triton_s(site: Site) -> None:
 
     look(2)
     world = live(site, counters=counters)
-    base = world.seen(model)
+    base = world.seen("canary", model)
     look(5)
-    assert world.seen(model).since(base).failed == 3
+    assert world.seen("canary", model).since(base).failed == 3
 
 
 # -- work that takes long ---------------------------------------------------------------------
