@@ -70,6 +70,9 @@ class Repository:
         told = version.read(folder, number, revision)
         name = place(told.name)
         files = _files(folder)
+        model = version.MODEL_FILES[told.framework]
+        if not any(path.split("/")[0] == model for path in files):
+            raise OciError(str(folder), f"has no {model}, which is a model in {told.framework}")
         if golden_set.FILE in files:
             file = folder / golden_set.FILE
             golden_set.read(file.read_bytes(), told, str(file))

@@ -24,13 +24,6 @@ CONFIG = "config.pbtxt"
 PROGRAM = "model.py"
 WARM_UP = "warm_up"
 """Parameter of the Python backend: it answers zeros before the version is ready."""
-MODEL_FILES: dict[Framework, str] = {
-    "onnx": "model.onnx",
-    "pytorch": "model.pt",
-    "tensorflow": "model.savedmodel",
-    "tflite": "model.tflite",
-}
-"""File (TensorFlow: folder) of the model in a version, as Triton's native backends have it."""
 _NATIVE: dict[Framework, tuple[str, str]] = {
     "onnx": ("onnxruntime", "onnxruntime_onnx"),
     "pytorch": ("pytorch", "pytorch_libtorch"),

@@ -28,6 +28,13 @@ VERSION_FILE = "version.yaml"
 """What a folder says of itself when it is added."""
 
 Framework = Literal["onnx", "pytorch", "tensorflow", "tflite"]
+MODEL_FILES: dict[Framework, str] = {
+    "onnx": "model.onnx",
+    "pytorch": "model.pt",
+    "tensorflow": "model.savedmodel",
+    "tflite": "model.tflite",
+}
+"""File (TensorFlow: folder) of the model in a version, as Triton's native backends have it."""
 # fmt: off
 DataType = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",

@@ -50,6 +50,13 @@ def add(repository: Repository, folder: Path, number: int = 1) -> str:
     return repository.add(folder, number, COMMIT, KEY)[0].digest
 
 
+def test_a_folder_without_its_model_is_none(repository: Repository, folder: Path) -> None:
+    (folder / "model.onnx").rename(folder / "weights.bin")
+    with pytest.raises(OciError, match=r"has no model\.onnx, which is a model in onnx"):
+        add(repository, folder)
+    assert repository.registry.digest("models/digits", "1") is None
+
+
 def test_a_version_comes_back_as_it_was_added(
     repository: Repository, folder: Path, tmp_path: Path
 ) -> None:
