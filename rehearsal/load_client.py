@@ -254,6 +254,9 @@ class Process:
             gc.freeze()  # what was imported is not looked at again, which takes milliseconds
             generator = Generator(plan, sender, judge)
             self._running[key] = generator
+            # What was learnt while its connections were opened.
+            for version, found in self._sets.items():
+                judge.know(version, found)
             ticker = asyncio.ensure_future(self._tell(key, generator))
             try:
                 tally = await generator.run()
