@@ -30,3 +30,36 @@ done
 kill "$watcher" 2>/dev/null || true
 exit "$code"
 """
+
+
+def haproxy(*files: str, watched: str, changed: str, prepare: str = "") -> str:
+    """A script that runs HAProxy on these files, and has it read them again after a change.
+
+    `watched` are the files whose change counts, as arguments of `cat`; `changed` names them in the
+    log. `prepare` has the lines that make what HAProxy reads beside them, each time before it does.
+    """
+    prepared = "".join(f"  {line}\n" for line in prepare.splitlines() or [":"])
+    return f"""\
+#!/bin/sh
+# Runs HAProxy, and has it read again what changes: {changed}.
+set -eu
+fingerprint() {{ cat {watched} | cksum; }}
+prepare() {{
+{prepared}}}
+before=$(fingerprint)  # of what is read below, so that no change falls between
+prepare
+haproxy -W -db {" ".join(f"-f {file}" for file in files)} &
+proxy=$!
+watch() {{
+  while sleep 5; do
+    now=$(fingerprint)
+    if [ "$now" != "$before" ]; then
+      before=$now
+      echo "{changed} changed: reloading"
+      prepare
+      # The former worker ends with its last request.
+      kill -USR2 "$proxy" || exit 0
+    fi
+  done
+}}
+{until_it_ends("proxy", watch="watch")}"""

@@ -200,34 +200,18 @@ backend dagster
 """
 
 
-PROXY_SERVE = f"""\
-#!/bin/sh
-# Hashes the users' passwords, runs HAProxy, and has it read a renewed certificate or password.
-set -eu
+PROXY_SERVE = shell.haproxy(
+    f"{PROXY_RUN}/users.cfg",
+    f"{PROXY}/haproxy.cfg",
+    watched=f"{PROXY_TLS}/tls.crt {PROXY_USERS}/*",
+    changed="certificate, passwords",
+    prepare=f"""\
 umask 077
-fingerprint() {{ cat {PROXY_TLS}/tls.crt {PROXY_USERS}/* | cksum; }}
-publish() {{
-  echo "userlist people" > {PROXY_RUN}/users.new
-  for file in {PROXY_USERS}/*; do
-    printf '  user %s password %s\\n' "${{file##*/}}" "$(openssl passwd -6 -in "$file")" \\
-      >> {PROXY_RUN}/users.new
-  done
-  mv {PROXY_RUN}/users.new {PROXY_RUN}/users.cfg
-}}
-before=$(fingerprint)  # of what is read below, so that no change falls between
-publish
-haproxy -W -db -f {PROXY_RUN}/users.cfg -f {PROXY}/haproxy.cfg &
-proxy=$!
-watch() {{
-  while sleep 5; do
-    now=$(fingerprint)
-    if [ "$now" != "$before" ]; then
-      before=$now
-      echo "certificate or passwords changed: reloading"
-      publish
-      kill -USR2 "$proxy" || exit 0
-    fi
-  done
-}}
-"""
-PROXY_SERVE += shell.until_it_ends("proxy", watch="watch")
+echo "userlist people" > {PROXY_RUN}/users.new
+for file in {PROXY_USERS}/*; do
+  printf '  user %s password %s\\n' "${{file##*/}}" "$(openssl passwd -6 -in "$file")" \\
+    >> {PROXY_RUN}/users.new
+done
+mv {PROXY_RUN}/users.new {PROXY_RUN}/users.cfg
+""",
+)

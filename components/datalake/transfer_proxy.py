@@ -212,30 +212,12 @@ backend service-metrics
 """
 
 
-SERVE = f"""\
-#!/bin/sh
-# Runs HAProxy, and has it read certificates, trust and the tokens' key again when they change.
-set -eu
-fingerprint() {{ cat {TLS}/tls.crt {TRUST}/ca.crt {TOKENS}/tls.crt | cksum; }}
-publish() {{
-  openssl x509 -in {TOKENS}/tls.crt -pubkey -noout > {PUBLIC_KEY}.new
-  mv {PUBLIC_KEY}.new {PUBLIC_KEY}
-}}
-before=$(fingerprint)  # of what is read below, so that no change falls between
-publish
-haproxy -W -db -f {CONFIG}/haproxy.cfg &
-proxy=$!
-watch() {{
-  while sleep 5; do
-    now=$(fingerprint)
-    if [ "$now" != "$before" ]; then
-      before=$now
-      echo "certificates changed: reloading"
-      publish
-      # The former worker ends when its last upload has.
-      kill -USR2 "$proxy" || exit 0
-    fi
-  done
-}}
-"""
-SERVE += shell.until_it_ends("proxy", watch="watch")
+SERVE = shell.haproxy(
+    f"{CONFIG}/haproxy.cfg",
+    watched=f"{TLS}/tls.crt {TRUST}/ca.crt {TOKENS}/tls.crt",
+    changed="certificates, trust, the tokens' key",
+    prepare=f"""\
+openssl x509 -in {TOKENS}/tls.crt -pubkey -noout > {PUBLIC_KEY}.new
+mv {PUBLIC_KEY}.new {PUBLIC_KEY}
+""",
+)

@@ -110,24 +110,4 @@ defaults
   timeout server 300s
 """
 
-SERVE = f"""\
-#!/bin/sh
-# Runs HAProxy, and has it read the certificate again when cert-manager has renewed it.
-set -eu
-fingerprint() {{ cksum < {TLS}/tls.crt; }}
-before=$(fingerprint)  # of what is read below, so that no change falls between
-haproxy -W -db -f {CONFIG}/haproxy.cfg &
-proxy=$!
-watch() {{
-  while sleep 5; do
-    now=$(fingerprint)
-    if [ "$now" != "$before" ]; then
-      before=$now
-      echo "certificate renewed: reloading"
-      # The former worker ends when its last upload has.
-      kill -USR2 "$proxy" || exit 0
-    fi
-  done
-}}
-"""
-SERVE += shell.until_it_ends("proxy", watch="watch")
+SERVE = shell.haproxy(f"{CONFIG}/haproxy.cfg", watched=f"{TLS}/tls.crt", changed="the certificate")

@@ -201,31 +201,14 @@ frontend metrics
 """
 
 
-SERVE = f"""\
-#!/bin/sh
-# Runs HAProxy, and has it read certificates and trust again when they change.
-set -eu
-fingerprint() {{ cat {TLS}/tls.crt {TRUST}/ca.crt | cksum; }}
-maps() {{
-  for map in {WEIGHTS} {POOLS}; do
-    cat {TRAFFIC}/$map > {RUN}/$map 2>/dev/null || : >> {RUN}/$map
-  done
-}}
-before=$(fingerprint)  # of what is read below, so that no change falls between
-maps
-haproxy -W -db -f {CONFIG}/haproxy.cfg &
-proxy=$!
-watch() {{
-  while sleep 5; do
-    now=$(fingerprint)
-    if [ "$now" != "$before" ]; then
-      before=$now
-      echo "certificates changed: reloading"
-      # A worker that starts reads the maps' files; the controller mends what is older there.
-      maps
-      kill -USR2 "$proxy" || exit 0
-    fi
-  done
-}}
-"""
-SERVE += shell.until_it_ends("proxy", watch="watch")
+SERVE = shell.haproxy(
+    f"{CONFIG}/haproxy.cfg",
+    watched=f"{TLS}/tls.crt {TRUST}/ca.crt",
+    changed="certificates, trust",
+    prepare=f"""\
+# A worker that starts reads the maps' files; the controller mends what is older there.
+for map in {WEIGHTS} {POOLS}; do
+  cat {TRAFFIC}/$map > {RUN}/$map 2>/dev/null || : >> {RUN}/$map
+done
+""",
+)
