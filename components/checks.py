@@ -6,6 +6,7 @@ A check names a probe (tests/state/probes) and its arguments; a fault is the pat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, JsonValue
@@ -89,4 +90,15 @@ def scale_to(
     return Fault(
         target=ObjectRef(api_version=api_version, kind=kind, namespace=namespace, name=name),
         patch={"spec": {"replicas": replicas}},
+    )
+
+
+def settings_fault(
+    namespace: str, config_map: str, data: Mapping[str, str], *, restart: str | None = None
+) -> Fault:
+    """Other settings: keys of a ConfigMap, which the pods of workload `restart` read at start."""
+    return Fault(
+        target=ObjectRef(api_version="v1", kind="ConfigMap", namespace=namespace, name=config_map),
+        patch={"data": dict[str, JsonValue](data)},
+        restart=f"app.kubernetes.io/name={restart}" if restart is not None else None,
     )

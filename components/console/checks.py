@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.checks import Check, Fault, SecretKeyRef, scale_to, settings_fault
 from components.console.config import PORT, TOKEN_SECRET, ConsoleConfig
 
 
@@ -26,13 +26,8 @@ def console_checks(
         return SecretKeyRef(namespace=namespace, secret=of, key=key).arg()
 
     def fault(changed: dict[str, Any]) -> Fault:
-        return Fault(
-            target=ObjectRef(
-                api_version="v1", kind="ConfigMap", namespace=namespace, name=f"{name}-config"
-            ),
-            patch={"data": {"settings.json": json.dumps(changed)}},
-            restart=f"app.kubernetes.io/name={name}",
-        )
+        data = {"settings.json": json.dumps(changed)}
+        return settings_fault(namespace, f"{name}-config", data, restart=name)
 
     door: dict[str, JsonValue] = {
         "url": f"https://{host}:{PORT}",

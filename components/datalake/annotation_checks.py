@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.checks import Check, Fault, ObjectRef, SecretKeyRef
+from components.checks import Check, SecretKeyRef, settings_fault
 from components.datalake.annotation_config import PORT
 
 
@@ -20,15 +20,8 @@ def annotation_checks(
                 "ca": SecretKeyRef(namespace=namespace, secret=f"{name}-tls", key="ca.crt").arg(),
                 "silence_s": silence_s,
             },
-            fault=Fault(
-                target=ObjectRef(
-                    api_version="v1",
-                    kind="ConfigMap",
-                    namespace=namespace,
-                    name=f"{name}-config",
-                ),
-                patch={"data": {"settings.json": misled}},
-                restart=f"app.kubernetes.io/name={name}",
+            fault=settings_fault(
+                namespace, f"{name}-config", {"settings.json": misled}, restart=name
             ),
         )
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to, settings_fault
 from components.datalake import ceph_files
 from components.datalake.ceph_config import REGION, VERIFY_BUCKET, VERIFY_USER, CephConfig
 
@@ -65,9 +65,6 @@ def checks(name: str, namespace: str, config: CephConfig, endpoint: str, run: Ru
         **undeclared["buckets"][0],
         "versioning": not undeclared["buckets"][0]["versioning"],
     }
-    declaration = ObjectRef(
-        api_version="v1", kind="ConfigMap", namespace=namespace, name=f"{name}-declaration"
-    )
     verify_keys = ObjectRef(
         api_version="v1", kind="Secret", namespace=namespace, name=f"s3-{VERIFY_USER}"
     )
@@ -110,9 +107,10 @@ def checks(name: str, namespace: str, config: CephConfig, endpoint: str, run: Ru
                 "config_map": f"{name}-declaration",
                 "owners": {owner: secret_key(owner) for owner in owners},
             },
-            fault=Fault(
-                target=declaration,
-                patch={"data": {"declaration.json": json.dumps(undeclared, indent=1)}},
+            fault=settings_fault(
+                namespace,
+                f"{name}-declaration",
+                {"declaration.json": json.dumps(undeclared, indent=1)},
             ),
         ),
     ]

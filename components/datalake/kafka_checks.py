@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to, settings_fault
 from components.datalake import kafka_files as files
 from components.datalake.kafka_config import VERIFY_TOPIC, VERIFY_USER, KafkaConfig
 
@@ -120,14 +120,10 @@ def declare(
                 "namespace": namespace,
                 "config_map": f"{name}-declaration",
             },
-            fault=Fault(
-                target=ObjectRef(
-                    api_version="v1",
-                    kind="ConfigMap",
-                    namespace=namespace,
-                    name=f"{name}-declaration",
-                ),
-                patch={"data": {"declaration.json": json.dumps(undeclared, indent=1)}},
+            fault=settings_fault(
+                namespace,
+                f"{name}-declaration",
+                {"declaration.json": json.dumps(undeclared, indent=1)},
             ),
         ),
     ]

@@ -9,7 +9,13 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.authority import Authority
-from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.checks import (
+    Check,
+    ExpectedPods,
+    SecretKeyRef,
+    scale_to,
+    settings_fault,
+)
 from components.datalake.pgpool_config import (
     ALIVE,
     AUTH,
@@ -365,24 +371,18 @@ class Pgpool(Component):
                 probe="postgres_write",
                 args={**session, "read_host": postgres.host("ro"), "read_port": postgres.port},
                 # The pool goes on answering; its way to the primary leads nowhere.
-                fault=Fault(
-                    target=ObjectRef(
-                        api_version="v1",
-                        kind="ConfigMap",
-                        namespace=namespace,
-                        name=f"{name}-config",
-                    ),
-                    patch={
-                        "data": {
-                            "pgpool.conf": pgpool_conf(
-                                self._config,
-                                write_host=postgres.host("ro"),
-                                read_host=postgres.host("ro"),
-                                port=postgres.port,
-                            )
-                        }
+                fault=settings_fault(
+                    namespace,
+                    f"{name}-config",
+                    {
+                        "pgpool.conf": pgpool_conf(
+                            self._config,
+                            write_host=postgres.host("ro"),
+                            read_host=postgres.host("ro"),
+                            port=postgres.port,
+                        )
                     },
-                    restart="app.kubernetes.io/name=" + name,
+                    restart=name,
                 ),
             ),
             Check(
@@ -390,15 +390,11 @@ class Pgpool(Component):
                 title="a wrong password is refused, and so is a client without TLS",
                 probe="postgres_refuses",
                 args=session,
-                fault=Fault(
-                    target=ObjectRef(
-                        api_version="v1",
-                        kind="ConfigMap",
-                        namespace=namespace,
-                        name=f"{name}-config",
-                    ),
-                    patch={"data": {"pool_hba.conf": "host all all 0.0.0.0/0 scram-sha-256\n"}},
-                    restart="app.kubernetes.io/name=" + name,
+                fault=settings_fault(
+                    namespace,
+                    f"{name}-config",
+                    {"pool_hba.conf": "host all all 0.0.0.0/0 scram-sha-256\n"},
+                    restart=name,
                 ),
             ),
             Check(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, ObjectRef, SecretKeyRef, scale_to
+from components.checks import Check, Fault, SecretKeyRef, scale_to, settings_fault
 from components.datalake.object_store import ObjectStore
 from components.datalake.transfer_config import (
     BASE_PATH,
@@ -32,13 +32,7 @@ def transfer_checks(
         return SecretKeyRef(namespace=namespace, secret=of, key=key).arg()
 
     def fault(config_map: str, key: str, text: str) -> Fault:
-        return Fault(
-            target=ObjectRef(
-                api_version="v1", kind="ConfigMap", namespace=namespace, name=config_map
-            ),
-            patch={"data": {key: text}},
-            restart=f"app.kubernetes.io/name={name}",
-        )
+        return settings_fault(namespace, config_map, {key: text}, restart=name)
 
     door: dict[str, JsonValue] = {
         "url": f"https://{host}:{PORT}{BASE_PATH}",

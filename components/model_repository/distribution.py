@@ -8,7 +8,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.authority import Authority
-from components.checks import Fault, ObjectRef
+from components.checks import Fault, settings_fault
 from components.model import Image, together
 from components.model_repository import distribution_files as files
 from components.model_repository import proxy
@@ -158,16 +158,8 @@ class Distribution(Registry):
 
     def _faults(self) -> Faults:
         def fault(**texts: str) -> Fault:
-            return Fault(
-                target=ObjectRef(
-                    api_version="v1",
-                    kind="ConfigMap",
-                    namespace=NAMESPACE,
-                    name=f"{self._name}-config",
-                ),
-                patch={"data": {f"{door}.yaml": text for door, text in texts.items()}},
-                restart=f"app.kubernetes.io/name={self._name}",
-            )
+            data = {f"{door}.yaml": text for door, text in texts.items()}
+            return settings_fault(NAMESPACE, f"{self._name}-config", data, restart=self._name)
 
         return Faults(
             no_writes=fault(publish=files.registry_config(files.PUBLISH, read_only=True)),

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.authority import Authority
-from components.checks import Fault, ObjectRef
+from components.checks import Fault, settings_fault
 from components.datalake.postgres import Postgres
 from components.datalake.postgres_config import PORT as POSTGRES_PORT
 from components.datalake.postgres_config import PostgresDatabase
@@ -155,16 +155,8 @@ class Nexus(Registry):
         """
 
         def fault(door: str, line: str) -> Fault:
-            return Fault(
-                target=ObjectRef(
-                    api_version="v1",
-                    kind="ConfigMap",
-                    namespace=NAMESPACE,
-                    name=f"{self._name}-proxy",
-                ),
-                patch={"data": {"haproxy.cfg": _haproxy_cfg({door: line})}},
-                restart=f"app.kubernetes.io/name={self._name}",
-            )
+            data = {"haproxy.cfg": _haproxy_cfg({door: line})}
+            return settings_fault(NAMESPACE, f"{self._name}-proxy", data, restart=self._name)
 
         return Faults(
             no_writes=fault("publish", "http-request deny deny_status 405 unless { method GET }"),

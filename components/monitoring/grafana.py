@@ -27,7 +27,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, ObjectRef
+from components.checks import Check, settings_fault
 from components.dashboards import HERE, Dashboard, Panel
 from components.workload import Component, labels, meta
 
@@ -148,13 +148,7 @@ def _check(dashboards: Sequence[Dashboard], prometheus: Mapping[str, JsonValue])
             "labels": dict[str, JsonValue](LABEL),
             "dashboards": {one.uid: one.namespace for one in dashboards},
         },
-        fault=Fault(
-            target=ObjectRef(
-                api_version="v1",
-                kind="ConfigMap",
-                namespace=proved.namespace,
-                name=config_map(proved.name),
-            ),
-            patch={"data": {f"{proved.uid}.json": broken}},
+        fault=settings_fault(
+            proved.namespace, config_map(proved.name), {f"{proved.uid}.json": broken}
         ),
     )

@@ -10,7 +10,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.authority import Authority, named
-from components.checks import Check, Fault, ObjectRef, scale_to
+from components.checks import Check, scale_to, settings_fault
 from components.platform.cert_manager import NAMESPACE
 from components.platform.config import PkiConfig
 from components.workload import ISSUER, TRUST_CONFIG_MAP, Component, labels, meta
@@ -143,14 +143,8 @@ class Pki(Component):
                         for one in self.authority.trusted
                     ],
                 },
-                fault=Fault(
-                    target=ObjectRef(
-                        api_version="v1",
-                        kind="ConfigMap",
-                        namespace=namespaces[-1],
-                        name=TRUST_CONFIG_MAP,
-                    ),
-                    patch={"data": {"ca.crt": "not a certificate"}},
+                fault=settings_fault(
+                    namespaces[-1], TRUST_CONFIG_MAP, {"ca.crt": "not a certificate"}
                 ),
             ),
         ]

@@ -7,10 +7,9 @@ from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pydantic import JsonValue
 
 from components.authority import Authority
-from components.checks import Check, ExpectedPods, Fault, ObjectRef, SecretKeyRef
+from components.checks import Check, ExpectedPods, SecretKeyRef, settings_fault
 from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.realtime.mosquitto_config import (
@@ -328,10 +327,6 @@ class Mosquitto(Component):
 
     def _declare_checks(self, host: str, namespace: str) -> None:
         name = self._name
-        config_map = ObjectRef(
-            api_version="v1", kind="ConfigMap", namespace=namespace, name=f"{name}-config"
-        )
-        restart = f"app.kubernetes.io/name={name}"
         common: dict[str, Any] = {
             "host": host,
             "port": PORT,
@@ -376,11 +371,7 @@ class Mosquitto(Component):
                     title=title,
                     probe=probe_name,
                     args={**common, **extra},
-                    fault=Fault(
-                        target=config_map,
-                        patch={"data": dict[str, JsonValue](patch)},
-                        restart=restart,
-                    ),
+                    fault=settings_fault(namespace, f"{name}-config", patch, restart=name),
                 )
             )
         self.expected_pods.append(

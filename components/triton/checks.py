@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, ObjectRef, SecretKeyRef
+from components.checks import Check, Fault, SecretKeyRef, settings_fault
 from components.model_repository.config import HOST, READ_PORT
 from components.triton.config import HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
 from components.triton.models import config_map
@@ -83,24 +83,13 @@ def serving_checks(
             title="every rollout has ended, and no declared version was refused",
             probe="serving_rollouts",
             args=names,
-            fault=Fault(
-                target=ObjectRef(
-                    api_version="v1",
-                    kind="ConfigMap",
-                    namespace=NAMESPACE,
-                    name=config_map(first.name),
-                ),
-                patch={"data": {DECLARED_KEY: nowhere.document()}},
+            fault=settings_fault(
+                NAMESPACE, config_map(first.name), {DECLARED_KEY: nowhere.document()}
             ),
         ),
     ]
 
 
 def _fault(haproxy_cfg: str) -> Fault:
-    return Fault(
-        target=ObjectRef(
-            api_version="v1", kind="ConfigMap", namespace=NAMESPACE, name=f"{_GATEWAY}-config"
-        ),
-        patch={"data": {"haproxy.cfg": haproxy_cfg}},
-        restart=f"app.kubernetes.io/name={_GATEWAY}",
-    )
+    data = {"haproxy.cfg": haproxy_cfg}
+    return settings_fault(NAMESPACE, f"{_GATEWAY}-config", data, restart=_GATEWAY)
