@@ -351,6 +351,17 @@ def pod_monitor(
     )
 
 
+def by_https(server: pulumi.Input[str]) -> dict[str, Any]:
+    """What an endpoint of a monitor says of TLS: `server` by the estate's own authority."""
+    return {
+        "scheme": "https",
+        "tlsConfig": {
+            "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
+            "serverName": server,
+        },
+    }
+
+
 def service_monitor(
     name: str,
     namespace: pulumi.Input[str],

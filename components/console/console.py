@@ -36,6 +36,7 @@ from components.model import Image
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     checksum,
     config_map_volume,
@@ -404,11 +405,7 @@ class Console(Component):
         endpoint = {
             "port": "internal",
             "path": "/metrics",
-            "scheme": "https",
-            "tlsConfig": {
-                "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                "serverName": self._host,
-            },
+            **by_https(self._host),
         }
         pod_monitor(self._name, self._namespace, self._selector, [endpoint], opts)
         rules = console_rules(self._name, NAMESPACE, self._config)

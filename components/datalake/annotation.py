@@ -27,6 +27,7 @@ from components.model import Image
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     checksum,
     config_map_volume,
@@ -247,11 +248,7 @@ class Annotation(Component):
         )
         endpoint = {
             "port": "metrics",
-            "scheme": "https",
-            "tlsConfig": {
-                "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                "serverName": self._host,
-            },
+            **by_https(self._host),
         }
         pod_monitor(name, self._namespace, self._selector, [endpoint], opts)
         rules = annotation_rules(name, namespace, self._config)

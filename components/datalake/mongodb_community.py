@@ -21,7 +21,7 @@ from components.flows import Flow, Pods, asks_api, scraped
 from components.model import Image, together
 from components.monitoring import prometheus_operator
 from components.workload import (
-    TRUST_CONFIG_MAP,
+    by_https,
     certificate,
     disruption_budget,
     labels,
@@ -207,11 +207,7 @@ class MongodbCommunity(MongodbCluster):
             [
                 {
                     "portNumber": spec.METRICS_PORT,
-                    "scheme": "https",
-                    "tlsConfig": {
-                        "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                        "serverName": f"{name}.{self._namespace_name}.svc.cluster.local",
-                    },
+                    **by_https(f"{name}.{self._namespace_name}.svc.cluster.local"),
                     "basicAuth": {
                         key: {"name": f"{name}-metrics", "key": key}
                         for key in ("username", "password")

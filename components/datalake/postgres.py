@@ -27,8 +27,8 @@ from components.datalake.postgres_spec import cluster_spec
 from components.flows import OUTSIDE, Flow, Pods, asks_api, scraped
 from components.model import Image, together
 from components.workload import (
-    TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     labels,
     meta,
@@ -235,11 +235,7 @@ class Postgres(Component):
             [
                 {
                     "port": "metrics",
-                    "scheme": "https",
-                    "tlsConfig": {
-                        "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                        "serverName": self.host("rw"),
-                    },
+                    **by_https(self.host("rw")),
                 }
             ],
             opts,

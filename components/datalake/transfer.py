@@ -35,6 +35,7 @@ from components.shell import HEALTH
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     checksum,
     config_map_volume,
@@ -355,13 +356,7 @@ class Transfer(Component):
 
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
         opts = self.child(depends_on=list(depends_on))
-        tls = {
-            "scheme": "https",
-            "tlsConfig": {
-                "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                "serverName": f"{self._name}.{self._domain}",
-            },
-        }
+        tls = by_https(f"{self._name}.{self._domain}")
         endpoints = [
             {
                 "port": "metrics",

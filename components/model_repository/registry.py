@@ -27,8 +27,8 @@ from components.model_repository.dashboard import model_repository_dashboard
 from components.model_repository.repository import ModelRepository
 from components.model_repository.rules import model_repository_rules
 from components.workload import (
-    TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     checksum,
     claim_template,
@@ -213,13 +213,7 @@ class Registry(Component):
         if monitors is None:
             return
         name, opts = self._name, self.child(depends_on=list(monitors))
-        tls = {
-            "scheme": "https",
-            "tlsConfig": {
-                "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                "serverName": self.host,
-            },
-        }
+        tls = by_https(self.host)
         endpoints: list[dict[str, Any]] = [
             {
                 "port": "metrics",

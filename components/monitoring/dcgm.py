@@ -15,8 +15,8 @@ from components.monitoring.dcgm_dashboard import dcgm_dashboard
 from components.monitoring.dcgm_rules import dcgm_rules
 from components.platform.namespaces import GPUS
 from components.workload import (
-    TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     checksum,
     config_map_volume,
@@ -141,12 +141,8 @@ class Dcgm(Component):
             [
                 {
                     "port": "metrics",
-                    "scheme": "https",
                     # No honorLabels: who has a GPU is `exported_pod`, and `pod` its own.
-                    "tlsConfig": {
-                        "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                        "serverName": service_dns(NAME, GPUS)[0],
-                    },
+                    **by_https(service_dns(NAME, GPUS)[0]),
                 }
             ],
             after,

@@ -24,6 +24,7 @@ from components.monitoring.rules import rules
 from components.workload import (
     MONITOR_LABELS,
     Component,
+    by_https,
     certificate,
     checksum,
     disruption_budget,
@@ -224,7 +225,7 @@ class Monitoring(Component):
                 name,
                 self._namespace,
                 {"app.kubernetes.io/name": name, name: name},
-                [{"port": "web", "scheme": "https", "tlsConfig": prometheus.tls(name, NAMESPACE)}],
+                [{"port": "web", **by_https(f"{name}.{NAMESPACE}.svc.cluster.local")}],
                 opts,
             )
         prometheus_rule("monitoring", self._namespace, rules(NAMESPACE), opts)

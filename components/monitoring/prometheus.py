@@ -7,7 +7,7 @@ from typing import Any
 from components.model import Image, Spread, topology_spread
 from components.monitoring.alertmanager import pod_security, web_tls
 from components.monitoring.config import PrometheusConfig
-from components.workload import MONITOR_LABELS, TRUST_CONFIG_MAP
+from components.workload import MONITOR_LABELS, by_https
 
 PORT = 9090
 
@@ -61,9 +61,8 @@ def spec(
                     "namespace": namespace,
                     "name": alertmanager,
                     "port": "web",
-                    "scheme": "https",
                     "apiVersion": "v2",
-                    "tlsConfig": tls(alertmanager, namespace),
+                    **by_https(f"{alertmanager}.{namespace}.svc.cluster.local"),
                 }
             ]
         },
@@ -76,12 +75,4 @@ def spec(
                 "startupProbe": {"periodSeconds": 2, "failureThreshold": 450},
             }
         ],
-    }
-
-
-def tls(service: str, namespace: str) -> dict[str, Any]:
-    """Verification of a service of the estate by its own CA."""
-    return {
-        "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-        "serverName": f"{service}.{namespace}.svc.cluster.local",
     }

@@ -14,9 +14,9 @@ from components.flows import Pods, asks_api, scraped
 from components.model import Image
 from components.monitoring.config import StateMetricsConfig
 from components.workload import (
-    TRUST_CONFIG_MAP,
     Component,
     alert,
+    by_https,
     certificate,
     config_map_volume,
     container_security,
@@ -120,13 +120,9 @@ class StateMetrics(Component):
             [
                 {
                     "port": "metrics",
-                    "scheme": "https",
                     # Its series are about other namespaces than its own.
                     "honorLabels": True,
-                    "tlsConfig": {
-                        "ca": {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}},
-                        "serverName": host,
-                    },
+                    **by_https(host),
                 }
             ],
             after,

@@ -37,6 +37,7 @@ from components.triton.rules import serving_rules
 from components.workload import (
     TRUST_CONFIG_MAP,
     Component,
+    by_https,
     certificate,
     checksum,
     config_map_volume,
@@ -518,11 +519,6 @@ class Serving(Component):
 
     def _monitor(self, depends_on: Sequence[pulumi.Resource]) -> None:
         opts = self.child(depends_on=list(depends_on))
-
-        def tls(server: str) -> dict[str, object]:
-            ca = {"configMap": {"name": TRUST_CONFIG_MAP, "key": "ca.crt"}}
-            return {"scheme": "https", "tlsConfig": {"ca": ca, "serverName": server}}
-
         for seat in self._seats:
             tracked = [
                 {
@@ -538,7 +534,7 @@ class Serving(Component):
                 seat.selector,
                 [
                     {"port": "metrics", "relabelings": tracked},
-                    {"port": "sync", "relabelings": tracked, **tls(pods.SYNC_NAME)},
+                    {"port": "sync", "relabelings": tracked, **by_https(pods.SYNC_NAME)},
                 ],
                 opts,
                 waived={"encryption": "Triton has no TLS for metrics: counts, no payloads"},
@@ -550,7 +546,7 @@ class Serving(Component):
             (CONTROLLER, "control", CONTROL_PORT, f"{CONTROLLER}.{_DOMAIN}"),
         ):
             pod_monitor(
-                name, self._namespace, labels(name), [{"port": port, **tls(server_name)}], opts
+                name, self._namespace, labels(name), [{"port": port, **by_https(server_name)}], opts
             )
             target = self.pods if name == GATEWAY else self._control
             self.flows.append(scraped(target, number))
