@@ -201,6 +201,42 @@ def service_account(
     )
 
 
+def granted(
+    name: str,
+    namespace: pulumi.Input[str],
+    rules: Sequence[k8s.rbac.v1.PolicyRuleArgs],
+    opts: pulumi.ResourceOptions,
+    *,
+    labelled: Mapping[str, str],
+    account: str | None = None,
+    account_namespace: pulumi.Input[str] | None = None,
+    resource: str | None = None,
+) -> list[pulumi.Resource]:
+    """A Role and its RoleBinding to a service account: by default the one of the same name here.
+
+    `resource` names both in Pulumi, where one name stands in several namespaces.
+    """
+    subject = k8s.rbac.v1.SubjectArgs(
+        kind="ServiceAccount",
+        name=account or name,
+        namespace=namespace if account_namespace is None else account_namespace,
+    )
+    return [
+        k8s.rbac.v1.Role(
+            resource or name, metadata=meta(name, namespace, labelled), rules=list(rules), opts=opts
+        ),
+        k8s.rbac.v1.RoleBinding(
+            resource or name,
+            metadata=meta(name, namespace, labelled),
+            role_ref=k8s.rbac.v1.RoleRefArgs(
+                api_group="rbac.authorization.k8s.io", kind="Role", name=name
+            ),
+            subjects=[subject],
+            opts=opts,
+        ),
+    ]
+
+
 def certificate(
     name: str,
     namespace: pulumi.Input[str],

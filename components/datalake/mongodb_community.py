@@ -24,14 +24,13 @@ from components.workload import (
     by_https,
     certificate,
     disruption_budget,
+    granted,
     labels,
     meta,
     pod_monitor,
     prometheus_rule,
     service_dns,
 )
-
-_RBAC = "rbac.authorization.k8s.io"
 
 
 class MongodbCommunity(MongodbCluster):
@@ -169,19 +168,15 @@ class MongodbCommunity(MongodbCluster):
         account: str,
         of: pulumi.Input[str],
     ) -> list[pulumi.Resource]:
-        metadata = meta(name, self._namespace, labels(self._name))
-        return [
-            k8s.rbac.v1.Role(name, metadata=metadata, rules=rules, opts=self.child()),
-            k8s.rbac.v1.RoleBinding(
-                name,
-                metadata=metadata,
-                role_ref=k8s.rbac.v1.RoleRefArgs(api_group=_RBAC, kind="Role", name=name),
-                subjects=[
-                    k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=account, namespace=of)
-                ],
-                opts=self.child(),
-            ),
-        ]
+        return granted(
+            name,
+            self._namespace,
+            rules,
+            self.child(),
+            labelled=labels(self._name),
+            account=account,
+            account_namespace=of,
+        )
 
     def _monitor(self, opts: pulumi.ResourceOptions) -> None:
         name = self._name

@@ -23,6 +23,7 @@ from components.workload import (
     Component,
     alert,
     container_security,
+    granted,
     labels,
     meta,
     pod_monitor,
@@ -42,7 +43,6 @@ PODS = Pods(name=NAME, namespace=NAMESPACE, selector=SELECTOR)
 UID = 2000
 PORT = 8080  # controller-runtime's metrics, its default
 GROUP = "mongodbcommunity.mongodb.com"
-_RBAC = "rbac.authorization.k8s.io"
 _ALL = ("create", "delete", "get", "list", "patch", "update", "watch")
 _OPERATED = ("get", "patch", "list", "update", "watch")
 
@@ -125,21 +125,14 @@ class MongodbOperator(Component):
                 verbs=list(_OPERATED),
             ),
         ]
-        subject = k8s.rbac.v1.SubjectArgs(
-            kind="ServiceAccount", name=NAME, namespace=self._namespace
+        return granted(
+            NAME,
+            watched,
+            rules,
+            self.child(),
+            labelled=SELECTOR,
+            account_namespace=self._namespace,
         )
-        return [
-            k8s.rbac.v1.Role(
-                NAME, metadata=meta(NAME, watched, SELECTOR), rules=rules, opts=self.child()
-            ),
-            k8s.rbac.v1.RoleBinding(
-                NAME,
-                metadata=meta(NAME, watched, SELECTOR),
-                role_ref=k8s.rbac.v1.RoleRefArgs(api_group=_RBAC, kind="Role", name=NAME),
-                subjects=[subject],
-                opts=self.child(),
-            ),
-        ]
 
     def _pod(self, watched: str, images: Mapping[str, Image]) -> k8s.core.v1.PodSpecArgs:
         variable = k8s.core.v1.EnvVarArgs

@@ -37,6 +37,7 @@ from components.workload import (
     Component,
     certificate,
     checksum,
+    granted,
     labels,
     meta,
     pod_monitor,
@@ -213,10 +214,10 @@ class Pipeline(Component):
         if not self._on_kubernetes:
             return [account]
         rule = k8s.rbac.v1.PolicyRuleArgs
-        role = k8s.rbac.v1.Role(
+        rights = granted(
             name,
-            metadata=meta(name, namespace, self._selector),
-            rules=[
+            namespace,
+            [
                 rule(
                     api_groups=["batch"],
                     resources=["jobs", "jobs/status"],
@@ -228,20 +229,10 @@ class Pipeline(Component):
                     verbs=["get", "list", "watch"],
                 ),
             ],
-            opts=self.child(),
+            self.child(),
+            labelled=self._selector,
         )
-        binding = k8s.rbac.v1.RoleBinding(
-            name,
-            metadata=meta(name, namespace, self._selector),
-            role_ref=k8s.rbac.v1.RoleRefArgs(
-                api_group="rbac.authorization.k8s.io", kind="Role", name=name
-            ),
-            subjects=[
-                k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=name, namespace=namespace)
-            ],
-            opts=self.child(),
-        )
-        return [account, role, binding, service_account(f"{name}-run", namespace, self.child())]
+        return [account, *rights, service_account(f"{name}-run", namespace, self.child())]
 
     def _deployment(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.workload import labels, meta
+from components.workload import granted, labels, meta
 
 Rule = k8s.rbac.v1.PolicyRuleArgs
 
@@ -128,36 +128,25 @@ def grant(
                 opts=opts,
             )
         )
-    return [*made, *_election(account, namespace, subject, opts)]
+    return [*made, *_election(account, namespace, opts)]
 
 
 def _election(
     account: str,
     namespace: pulumi.Input[str],
-    subject: k8s.rbac.v1.SubjectArgs,
     opts: pulumi.ResourceOptions,
 ) -> list[pulumi.Resource]:
     name = f"{account}-election"
     lease = "coordination.k8s.io"
-    return [
-        k8s.rbac.v1.Role(
-            name,
-            metadata=meta(name, namespace, labels(account)),
-            # Who may create one cannot be held to a name.
-            rules=[
-                _rule(lease, ("leases",), ("create",)),
-                _rule(lease, ("leases",), _ALL, (LEASE,)),
-            ],
-            opts=opts,
-        ),
-        k8s.rbac.v1.RoleBinding(
-            name,
-            metadata=meta(name, namespace, labels(account)),
-            role_ref=_ref("Role", name),
-            subjects=[subject],
-            opts=opts,
-        ),
-    ]
+    return granted(
+        name,
+        namespace,
+        # Who may create one cannot be held to a name.
+        [_rule(lease, ("leases",), ("create",)), _rule(lease, ("leases",), _ALL, (LEASE,))],
+        opts,
+        labelled=labels(account),
+        account=account,
+    )
 
 
 def _ref(kind: str, name: str) -> k8s.rbac.v1.RoleRefArgs:

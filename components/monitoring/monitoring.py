@@ -28,6 +28,7 @@ from components.workload import (
     certificate,
     checksum,
     disruption_budget,
+    granted,
     labels,
     meta,
     pod_monitor,
@@ -188,35 +189,20 @@ class Monitoring(Component):
 
     def _grant(self, namespace: str) -> list[pulumi.Resource]:
         """Prometheus finds targets in `namespace`, and reads nothing else there."""
-        role = k8s.rbac.v1.Role(
-            f"{PROMETHEUS}-{namespace}",
-            metadata=meta(PROMETHEUS, namespace, labels(PROMETHEUS)),
-            rules=[
-                k8s.rbac.v1.PolicyRuleArgs(
-                    api_groups=[""],
-                    resources=["services", "pods"],
-                    verbs=["get", "list", "watch"],
-                ),
-                k8s.rbac.v1.PolicyRuleArgs(
-                    api_groups=["discovery.k8s.io"],
-                    resources=["endpointslices"],
-                    verbs=["get", "list", "watch"],
-                ),
+        rule = k8s.rbac.v1.PolicyRuleArgs
+        read = ["get", "list", "watch"]
+        return granted(
+            PROMETHEUS,
+            namespace,
+            [
+                rule(api_groups=[""], resources=["services", "pods"], verbs=read),
+                rule(api_groups=["discovery.k8s.io"], resources=["endpointslices"], verbs=read),
             ],
-            opts=self.child(),
+            self.child(),
+            labelled=labels(PROMETHEUS),
+            account_namespace=NAMESPACE,
+            resource=f"{PROMETHEUS}-{namespace}",
         )
-        binding = k8s.rbac.v1.RoleBinding(
-            f"{PROMETHEUS}-{namespace}",
-            metadata=meta(PROMETHEUS, namespace, labels(PROMETHEUS)),
-            role_ref=k8s.rbac.v1.RoleRefArgs(
-                api_group="rbac.authorization.k8s.io", kind="Role", name=PROMETHEUS
-            ),
-            subjects=[
-                k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=PROMETHEUS, namespace=NAMESPACE)
-            ],
-            opts=self.child(depends_on=[role]),
-        )
-        return [role, binding]
 
     def _monitor(self) -> None:
         opts = self.child(depends_on=self._operator)

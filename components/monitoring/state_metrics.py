@@ -20,6 +20,7 @@ from components.workload import (
     certificate,
     config_map_volume,
     container_security,
+    granted,
     labels,
     meta,
     pod_monitor,
@@ -37,7 +38,6 @@ NAMESPACE = "monitoring"
 PORT, _TELEMETRY_PORT = 8443, 8444
 _UID = 65534
 _TLS, _CONFIG = "/run/secrets/estate/tls", "/etc/kube-state-metrics"
-_RBAC = "rbac.authorization.k8s.io"
 _mount = k8s.core.v1.VolumeMountArgs
 
 
@@ -141,22 +141,18 @@ class StateMetrics(Component):
     def _rights(
         self, space: str, given: pulumi.Input[str], namespace: pulumi.Input[str]
     ) -> list[pulumi.Resource]:
-        metadata = meta(NAME, given, labels(NAME))
         rule = k8s.rbac.v1.PolicyRuleArgs(
             api_groups=["batch"], resources=["cronjobs", "jobs"], verbs=["list", "watch"]
         )
-        return [
-            k8s.rbac.v1.Role(f"{NAME}-{space}", metadata=metadata, rules=[rule], opts=self.child()),
-            k8s.rbac.v1.RoleBinding(
-                f"{NAME}-{space}",
-                metadata=metadata,
-                role_ref=k8s.rbac.v1.RoleRefArgs(api_group=_RBAC, kind="Role", name=NAME),
-                subjects=[
-                    k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=NAME, namespace=namespace)
-                ],
-                opts=self.child(),
-            ),
-        ]
+        return granted(
+            NAME,
+            given,
+            [rule],
+            self.child(),
+            labelled=labels(NAME),
+            account_namespace=namespace,
+            resource=f"{NAME}-{space}",
+        )
 
 
 def state_dashboard() -> Dashboard:

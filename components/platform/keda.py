@@ -28,6 +28,7 @@ from components.workload import (
     alert,
     certificate,
     disruption_budget,
+    granted,
     meta,
     pod_monitor,
     prometheus_rule,
@@ -145,20 +146,15 @@ class Keda(Component):
         namespace: pulumi.Input[str],
         rules: Sequence[k8s.rbac.v1.PolicyRuleArgs],
     ) -> list[pulumi.Resource]:
-        role = k8s.rbac.v1.Role(
-            f"{account}-{space}",
-            metadata=meta(account, namespace, PODS[account].selector),
-            rules=list(rules),
-            opts=self.child(),
+        return granted(
+            account,
+            namespace,
+            rules,
+            self.child(),
+            labelled=PODS[account].selector,
+            account_namespace=self._namespace,
+            resource=f"{account}-{space}",
         )
-        binding = k8s.rbac.v1.RoleBinding(
-            f"{account}-{space}",
-            metadata=meta(account, namespace, PODS[account].selector),
-            role_ref=k8s.rbac.v1.RoleRefArgs(api_group=_RBAC, kind="Role", name=account),
-            subjects=[self._subject(account)],
-            opts=self.child(),
-        )
-        return [role, binding]
 
     def _subject(self, account: str) -> k8s.rbac.v1.SubjectArgs:
         return k8s.rbac.v1.SubjectArgs(

@@ -43,6 +43,7 @@ from components.workload import (
     config_map_volume,
     container_security,
     disruption_budget,
+    granted,
     labels,
     memory_volume,
     meta,
@@ -175,24 +176,8 @@ class Serving(Component):
         self, name: str, rules: Sequence[k8s.rbac.v1.PolicyRuleArgs]
     ) -> list[pulumi.Resource]:
         made = service_account(name, self._namespace, self.child())
-        role = k8s.rbac.v1.Role(
-            name,
-            metadata=meta(name, self._namespace, labels(name)),
-            rules=list(rules),
-            opts=self.child(),
-        )
-        binding = k8s.rbac.v1.RoleBinding(
-            name,
-            metadata=meta(name, self._namespace, labels(name)),
-            role_ref=k8s.rbac.v1.RoleRefArgs(
-                api_group="rbac.authorization.k8s.io", kind="Role", name=name
-            ),
-            subjects=[
-                k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=name, namespace=self._namespace)
-            ],
-            opts=self.child(),
-        )
-        return [made, role, binding]
+        opts = self.child()
+        return [made, *granted(name, self._namespace, rules, opts, labelled=labels(name))]
 
     def _deployment(
         self,
