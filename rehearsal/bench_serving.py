@@ -26,7 +26,8 @@ from rehearsal.drills.serving import SETTLE_S, Stage, declare, stage
 from rehearsal.errors import EstateError
 from rehearsal.load import Load
 from rehearsal.load_figures import Plan, Result
-from rehearsal.serving_state import Delivery, Version
+from rehearsal.serving_state import Delivery
+from services.serving.model import Version
 
 GATEWAY, DIRECT = "gateway", "direct"
 WITH, WITHOUT = "batching", "no batching"

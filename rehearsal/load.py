@@ -17,6 +17,7 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import Api, ApiError
 from rehearsal.load_figures import LATE_MS, Plan, Result, Second
 from rehearsal.rehearsal import Rehearsal
+from services.serving.model import Version
 
 _READY_S, _ANSWER_S = 60.0, 30.0
 _LOOK_S = 0.5
@@ -65,7 +66,7 @@ class Load:
         self.results.pop(key, None)
         self._clients.send("start", key=key, plan=plan.json_object())
 
-    def know(self, found: serving_state.Version | None) -> None:
+    def know(self, found: Version | None) -> None:
         """From now on the answers of this version too can be judged."""
         if found is not None and found.version not in self._known:
             self._known.add(found.version)

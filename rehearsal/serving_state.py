@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rehearsal.access import SERVING
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api
 from rehearsal.rehearsal import Rehearsal
+from services.serving.model import STATE, Phase, Progress, Refused, Version
 
-STATE = "serving-state"
 PROFILE = "serving"
-GATES = ("registry", "signature", "digest", "contract", "load", "golden", "latency", "errors")
-"""What stops a version."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version by number and digest."""
-
-    version: int
-    digest: str
-
-    @classmethod
-    def of(cls, value: Mapping[str, Any] | None) -> Version | None:
-        """From its JSON; None for none."""
-        return cls(int(value["version"]), str(value["digest"])) if value else None
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Which version was stopped, by which gate and why; `at` in seconds since 1970."""
-
-    which: Version
-    gate: str
-    why: str
-    at: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +20,7 @@ class Delivery:
     stable: Version | None
     candidate: Version | None
     weight: int
-    phase: str
+    phase: Phase
     refused: Refused | None
 
     @property
@@ -65,24 +37,11 @@ class Delivery:
 
 def parse(text: str) -> Delivery:
     """A value of the ConfigMap. Raises ValueError when it is none."""
-    try:
-        value = json.loads(text)
-        refused = value.get("refused")
-        return Delivery(
-            Version.of(value["stable"]),
-            Version.of(value["candidate"]),
-            int(value["weight"]),
-            str(value["phase"]),
-            refused and _refused(refused),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{STATE}: no state of a model: {error!r}") from None
-
-
-def _refused(value: Mapping[str, Any]) -> Refused:
-    which = Version.of(value)
-    assert which is not None
-    return Refused(which, str(value["gate"]), str(value["why"]), float(value["at"]))
+    at = Progress.model_validate_json(text)
+    # The controller writes all of them; what leaves one out was not written by it.
+    if left := {"stable", "candidate", "weight", "phase"} - at.model_fields_set:
+        raise ValueError(f"{STATE}: no state of a model: {', '.join(sorted(left))}: missing")
+    return Delivery(at.stable, at.candidate, at.weight, at.phase, at.refused)
 
 
 def read(api: Api, model: str) -> Delivery | None:

@@ -22,7 +22,8 @@ from rehearsal.kube import Api, ApiError, Object, ready
 from rehearsal.load import Load
 from rehearsal.load_figures import Plan, Result
 from rehearsal.rehearsal import Rehearsal
-from rehearsal.serving_state import Delivery, Version
+from rehearsal.serving_state import Delivery
+from services.serving.model import Version
 
 MODEL = "digits-onnx"
 HTTP, GRPC = "http", "grpc"
@@ -86,7 +87,7 @@ class Publisher:
         """A version of a kind, made of the version `source` (digest), and its files' digests."""
         self.process.send("add", kind=kind, source=source)
         made = self.process.wait_for("add", _MADE_S)["made"]
-        return Version(made["version"], made["digest"]), made["files"]
+        return Version(version=made["version"], digest=made["digest"]), made["files"]
 
     def sign(self, digest: str) -> None:
         """Sign what was left unsigned."""

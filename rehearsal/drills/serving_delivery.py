@@ -15,7 +15,8 @@ from rehearsal.drills.harness import pod_processes
 from rehearsal.drills.serving import HTTP, Outcome, Stage, failures
 from rehearsal.errors import EstateError
 from rehearsal.load_figures import Result
-from rehearsal.serving_state import Delivery, Version
+from rehearsal.serving_state import Delivery
+from services.serving.model import Version
 
 LOAD_S = 60.0
 """At least so long under load."""
@@ -173,7 +174,7 @@ def _broken_version(stage: Stage, one: Broken) -> Iterator[Version]:
     """A version of a kind, as long as it is needed; the registry is whole afterwards."""
     if one.kind == "missing":
         good, _ = stage.publisher.add("good", stage.source.digest)
-        yield Version(good.version, f"sha256:{secrets.token_hex(32)}")
+        yield Version(version=good.version, digest=f"sha256:{secrets.token_hex(32)}")
         return
     made, files = stage.publisher.add(one.kind, stage.source.digest)
     if one.kind == "altered":

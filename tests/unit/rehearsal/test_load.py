@@ -180,7 +180,8 @@ def test_one_failed_request_is_a_failed_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from rehearsal.serving_state import Delivery, Version
+    from rehearsal.serving_state import Delivery
+    from services.serving.model import Version
 
     Rehearsal("one").prepare("node", "", None)
     requests = [answered(0.0, "1"), *[Sent(1.0, 1.0)] * failed]
@@ -200,7 +201,7 @@ def test_one_failed_request_is_a_failed_command(
         def start(self, *_: object) -> None:
             """It is over already."""
 
-    served = Delivery(Version(1, "sha256:x"), None, 0, "idle", None)
+    served = Delivery(Version(version=1, digest=f"sha256:{1:064}"), None, 0, "idle", None)
     monkeypatch.setattr("rehearsal.access.of", lambda _: ACCESS)
     monkeypatch.setattr("rehearsal.serving_state.served", lambda *_: served)
     monkeypatch.setattr(load, "Api", lambda *_, **__: None)

@@ -24,10 +24,17 @@ from rehearsal.errors import EstateError, UsageError
 from rehearsal.kube import ApiError
 from rehearsal.load_figures import Plan, Result, Sent, Tally
 from rehearsal.rehearsal import Rehearsal
-from rehearsal.serving_state import Refused, Version, parse
+from rehearsal.serving_state import parse
+from services.serving import model
+from services.serving.model import Refused, Version
 from tests.unit.rehearsal.conftest import Folders
 
-ONE, TWO = Version(1, "sha256:1"), Version(2, "sha256:2")
+
+def digest(word: str) -> str:
+    return f"sha256:{word.encode().hex().ljust(64, '0')}"
+
+
+ONE, TWO = Version(version=1, digest=digest("1")), Version(version=2, digest=digest("2"))
 
 
 # -- what the controller says ----------------------------------------------------------------------
@@ -35,7 +42,7 @@ ONE, TWO = Version(1, "sha256:1"), Version(2, "sha256:2")
 
 def said(**changes: Any) -> str:
     value = {
-        "stable": {"version": 1, "digest": "sha256:1"},
+        "stable": {"version": 1, "digest": digest("1")},
         "candidate": None,
         "weight": 0,
         "phase": "idle",
@@ -50,7 +57,7 @@ def refusal(version: int, digest: str, gate: str = "signature") -> dict[str, Any
 
 
 def test_a_delivery_is_read() -> None:
-    candidate = {"version": 2, "digest": "sha256:2"}
+    candidate = {"version": 2, "digest": digest("2")}
     found = parse(said(candidate=candidate, weight=5, phase="canary"))
     assert (found.stable, found.candidate, found.refused) == (ONE, TWO, None)
     assert found.words == "canary, stable 1, 2 at 5 %"
@@ -58,22 +65,21 @@ def test_a_delivery_is_read() -> None:
 
 
 def test_what_was_refused_is_read_with_its_gate() -> None:
-    found = parse(said(refused=refusal(2, "sha256:2")))
-    assert found.refused == Refused(TWO, "signature", "no", 5.0)
+    found = parse(said(refused=refusal(2, digest("2"))))
+    assert found.refused == Refused(
+        version=2, digest=digest("2"), gate="signature", why="no", at=5.0
+    )
     assert found.words == "idle, stable 1; 2 refused, signature: no"
 
 
 def test_it_is_what_the_controller_writes() -> None:
-    """Once the controller is beside this, its own words decide."""
-    model = pytest.importorskip("services.serving.model")
     digests = [f"sha256:{digit * 64}" for digit in "12"]
     versions = [model.Version(version=at, digest=one) for at, one in enumerate(digests, 1)]
     refused = model.Refused(gate="golden", why="no", version=2, digest=digests[1], at=5.0)
     written = model.Progress(stable=versions[0], candidate=versions[1], refused=refused)
     found = parse(written.model_dump_json())
-    assert found.stable == Version(1, digests[0])
-    assert found.refused == Refused(Version(2, digests[1]), "golden", "no", 5.0)
-    assert set(serving_state.GATES) == set(get_args(model.Gate))
+    assert found.stable == Version(version=1, digest=digests[0])
+    assert found.refused == refused and refused.which == versions[1]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ class FakeApi:
 
 
 def declaration(**changes: Any) -> str:
-    value = {"name": "digits-onnx", "version": 1, "digest": "sha256:1"}
+    value = {"name": "digits-onnx", "version": 1, "digest": digest("1")}
     return json.dumps({**value, "serving": {"pool": "cpu"}, "rollout": {}, **changes})
 
 
@@ -304,7 +310,8 @@ class FakePublisher:
 
     def add(self, kind: str, source: str) -> tuple[Version, dict[str, str]]:
         self.number += 1
-        return Version(self.number, f"sha256:{kind}"), {"model.onnx": "sha256:0"}
+        made = Version(version=self.number, digest=digest(kind))
+        return made, {"model.onnx": "sha256:0"}
 
     def sign(self, digest: str) -> None:
         self.signed.append(digest)
@@ -316,7 +323,7 @@ class Story(FakeApi):
     def __init__(self, gates: dict[str, str]) -> None:
         super().__init__(model_digits_onnx={"model.json": declaration()}, serving_state={})
         self._gates = gates
-        self._stable: dict[str, Any] = {"version": 1, "digest": "sha256:1"}
+        self._stable: dict[str, Any] = {"version": 1, "digest": digest("1")}
         self._tell(json.loads(declaration()))
 
     def merge(self, path: str, patch: dict[str, Any]) -> None:
@@ -324,8 +331,8 @@ class Story(FakeApi):
         self._tell(declared(self))
 
     def _tell(self, wanted: dict[str, Any]) -> None:
-        kind = wanted["digest"].removeprefix("sha256:")
-        gate = self._gates.get(kind, self._gates.get("else") if len(kind) == 64 else None)
+        known = {digest(kind): kind for kind in ("1", *KINDS)}
+        gate = self._gates.get(known.get(wanted["digest"], "else"))
         if gate is None:
             self._stable = {key: wanted[key] for key in ("version", "digest")}
             text = said(stable=self._stable)
@@ -384,7 +391,7 @@ def test_each_broken_version_is_declared_and_taken_back(
     cases = outcome.figures["cases"]
     assert [one["kind"] for one in cases] == [broken.kind for broken in BROKEN]
     assert all(one["met"] for one in cases)
-    assert publisher.signed == ["sha256:unsigned"]
+    assert publisher.signed == [digest("unsigned")]
     assert serving_delivery.rows(outcome)[0][:2] == ("unsigned", "nobody signed it")
 
 
@@ -404,7 +411,7 @@ def test_a_version_that_nothing_stops_is_a_missed_drill(
 
 def test_what_can_be_broken_is_made_by_the_publisher() -> None:
     assert {broken.kind for broken in BROKEN} - {"missing"} == set(KINDS) - {"good"}
-    assert all(set(broken.gates) <= set(serving_state.GATES) for broken in BROKEN)
+    assert all(set(broken.gates) <= set(get_args(model.Gate)) for broken in BROKEN)
 
 
 def test_a_killed_process_is_waited_for_until_its_files_are_closed() -> None:
@@ -497,7 +504,7 @@ def test_the_publisher_asks_its_process() -> None:
             self.sent.append((command, values))
 
         def wait_for(self, *_: object) -> dict[str, Any]:
-            return {"made": {"version": 2, "digest": "sha256:2", "files": {"a": "b"}}}
+            return {"made": {"version": 2, "digest": digest("2"), "files": {"a": "b"}}}
 
     process: Any = Process()
     assert Publisher(process).add("good", "sha256:1") == (TWO, {"a": "b"})
