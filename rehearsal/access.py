@@ -30,10 +30,13 @@ from components.datalake import (
 )
 from components.datalake.mongodb_config import VERIFY_USER
 from components.model import SecretRef
+from components.model_repository import config as registry_config
 from components.realtime import mosquitto_config
+from components.triton import config as triton_config
 from components.workload import TRUST_CONFIG_MAP
 from configs.schema import Environment, load
 from rehearsal import paths
+from rehearsal.credentials import private_half
 from rehearsal.errors import EstateError
 from rehearsal.kube import Api, ApiError
 from rehearsal.rehearsal import LOCAL, Rehearsal
@@ -43,9 +46,9 @@ from services.sending import Door
 SENSORS_TOPIC = "sensors.raw"
 DEAD_LETTERS_TOPIC = "sensors.dead-letter"
 TRANSFER = f"transfer.{transfer_config.NAMESPACE}.svc.cluster.local"
-SERVING = "serving"
-_REGISTRY = f"https://model-registry.{SERVING}.svc.cluster.local"
-INFERENCE = f"https://inference.{SERVING}.svc.cluster.local:443"
+SERVING = triton_config.NAMESPACE
+_REGISTRY = f"https://{registry_config.HOST}"
+INFERENCE = f"https://{triton_config.HOST}:{triton_config.PORT}"
 _LAKE = transfer_config.NAMESPACE
 _S3_SECRET = f"s3-{transfer_config.USER}"
 _READER = f"s3-{pipeline_config.READER}"
@@ -85,12 +88,12 @@ class Access:
     mongodb_host: str = "mongodb.datalake.svc.cluster.local"
     mongodb_password: str | None = field(default=None, repr=False)
     """Of user `verify`; None where the rehearsal has no documents."""
-    model_registry: str = f"{_REGISTRY}:5001"
-    model_registry_writes: str = f"{_REGISTRY}:5000"
-    model_reader: str = "reader"
+    model_registry: str = f"{_REGISTRY}:{registry_config.READ_PORT}"
+    model_registry_writes: str = f"{_REGISTRY}:{registry_config.PUBLISH_PORT}"
+    model_reader: str = registry_config.READER
     model_reader_password: str = field(default="", repr=False)
     """Empty, as all of models, where none is served."""
-    model_publisher: str = "publisher"
+    model_publisher: str = registry_config.PUBLISHER
     model_publisher_password: str = field(default="", repr=False)
     model_trust: str = ""
     """Public keys (PEM, one after another) of which one must have signed a version."""
@@ -211,7 +214,9 @@ def of(rehearsal: Rehearsal) -> Access:
     here = environment.with_profiles(rehearsal.required().profiles)
     lake, pipeline = here.transfer is not None, here.pipeline is not None
     objects = here.ceph is not None
-    models = SERVING in rehearsal.required().profiles
+    models = here.model_repository
+    keys = models.key_files() if models is not None else []
+    signs = private_half(keys)
     return Access(
         ca=authority(rehearsal),
         token_key=lake_secret(rehearsal, transfer_config.TOKEN_SECRET, "tls.key") if lake else "",
@@ -232,10 +237,10 @@ def of(rehearsal: Rehearsal) -> Access:
         postgres_user=postgres.owner.name,
         postgres_password=password(postgres.owner.password),
         database=postgres.database,
-        model_reader_password=secret("models/reader") if models else "",
-        model_publisher_password=secret("models/publisher") if models else "",
-        model_trust=secret("models/signing.pub") if models else "",
-        model_signing_key=secret("models/signing") if models else "",
+        model_reader_password=password(models.reader) if models is not None else "",
+        model_publisher_password=password(models.publisher) if models is not None else "",
+        model_trust="\n".join(map(secret, keys)),
+        model_signing_key=secret(signs) if signs is not None else "",
         mongodb_password=next((password(u.password) for u in users if u.name == VERIFY_USER), None),
     )
 

@@ -37,6 +37,12 @@ def ensure(folder: Path, names: Iterable[str]) -> list[str]:
     return made
 
 
+def private_half(names: Iterable[str]) -> str | None:
+    """Of the first public half among these names; None where there is none."""
+    found = (name for name in names if name.endswith(PUBLIC))
+    return next((name.removesuffix(PUBLIC) for name in found), None)
+
+
 def _public_half(private: Path) -> str:
     """Of the key in a file, which is made if it is not there."""
     if not private.exists() or not private.stat().st_size:

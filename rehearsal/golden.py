@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FILE = "golden.json"
+from model_repo.golden import FILE
+
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Where a body of the protocol's binary extension ends being JSON (Triton's HTTP API)."""
 Array = NDArray[Any]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import math
 import os
-import re
 import selectors
 import sys
 import tempfile
@@ -21,8 +19,8 @@ import aiohttp
 
 from model_repo import signing
 from model_repo.oci import OciError, Registry
-from model_repo.repository import Repository, place
-from rehearsal import clients, golden
+from model_repo.repository import Repository
+from rehearsal import clients
 from rehearsal.access import Access
 from rehearsal.golden import Answer, Golden, Unusable
 from rehearsal.load_figures import Plan, Sent, Tally, schedule
@@ -293,22 +291,15 @@ async def warm(sender: Sender, plan: Plan) -> None:
     raise ConnectionError(f"{plan.targets[0]}: {plan.model} does not answer: {words_of(wrong[0])}")
 
 
-def pem_blocks(text: str) -> list[str]:
-    """Each PEM of a file that may hold several."""
-    return re.findall(r"-----BEGIN [^-]+-----.*?-----END [^-]+-----\n?", text, re.DOTALL)
-
-
 def golden_of(access: Access, folder: Path, model: str, digest: str) -> Any:
     """`golden.json` of a version in the registry, signed by a trusted key. Raises OciError."""
-    authority = folder / "ca.crt"
+    authority, keys = folder / "ca.crt", folder / "signing.pub"
     authority.write_text(access.ca)
+    keys.write_text(access.model_trust)
     user = (access.model_reader, access.model_reader_password)
     registry = Registry(access.model_registry, user, ca=authority)
-    trusted = [signing.public_key(pem.encode()) for pem in pem_blocks(access.model_trust)]
-    stored = Repository(registry, trusted).show(model, digest)
-    if golden.FILE not in stored.files:
-        raise OciError(f"{model}@{digest}", f"has no {golden.FILE}")
-    return json.loads(b"".join(registry.blob(place(model), stored.files[golden.FILE])))
+    repository = Repository(registry, signing.trusted([keys]))
+    return repository.golden(repository.show(model, digest)).model_dump(mode="json")
 
 
 async def _serve(access: Access, specification: dict[str, Any], folder: Path) -> int:

@@ -18,7 +18,7 @@ from model_repo.oci import NoAnswer, NotThere, OciError, Registry
 from model_repo.repository import Repository
 from model_repo.version import Digest
 from rehearsal import access, console, paths, training
-from rehearsal.credentials import PUBLIC
+from rehearsal.credentials import private_half
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import LOCAL, Rehearsal
 
@@ -65,17 +65,17 @@ def trusted(rehearsal: Rehearsal) -> list[Path]:
 
 def signing_key(rehearsal: Rehearsal) -> Path:
     """The private half of the first of them, by which the rehearsal signs. Raises EstateError."""
-    for file in _keys():
-        if file.endswith(PUBLIC):
-            return _secret(rehearsal, file.removesuffix(PUBLIC))
-    raise EstateError(f"rehearsal {rehearsal.name}", "has no key that signs", "name one by --key")
+    file = private_half(_keys())
+    if file is None:
+        raise EstateError(
+            f"rehearsal {rehearsal.name}", "has no key that signs", "name one by --key"
+        )
+    return _secret(rehearsal, file)
 
 
 def _keys() -> list[str]:
     config = load(paths.root() / "configs" / f"Pulumi.{LOCAL}.yaml").model_repository
-    keys = config.trusted_keys if config is not None else []
-    files = [one.reference.file for one in keys if one.reference is not None]
-    return [file for file in files if file is not None]
+    return config.key_files() if config is not None else []
 
 
 def _secret(rehearsal: Rehearsal, file: str) -> Path:

@@ -114,6 +114,11 @@ class ModelRepositoryConfig(Model):
             refuse([problem("nexus", "declared", text)])
         return self
 
+    def key_files(self) -> list[str]:
+        """The trusted keys that are files of the secrets' folder."""
+        references = [one.reference for one in self.trusted_keys if one.reference is not None]
+        return [one.file for one in references if one.file is not None]
+
     def passwords(self) -> dict[str, SecretRef]:
         """User -> where the password is."""
         return {PUBLISHER: self.publisher, READER: self.reader}

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from components.checks import Check, Fault, SecretKeyRef, settings_fault
-from components.model_repository.config import HOST, READ_PORT
-from components.triton.config import HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
+from components.model_repository.config import HOST as REGISTRY
+from components.model_repository.config import READ_PORT
+from components.triton.config import GATEWAY, HOST, HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
 from components.triton.models import config_map
 from model_repo.declared import Desired
 from services.serving.model import DECLARED_KEY
 
-_GATEWAY = "inference"
-
 
 def serving_checks(
     *,
-    host: str,
     models: Sequence[Desired],
     reader_secret: str,
     gateway: str,
@@ -29,8 +27,8 @@ def serving_checks(
     model control passes, and anybody may use the runtime API.
     """
     numbers = {one.name: one.version for one in models}
-    ca = SecretKeyRef(namespace=NAMESPACE, secret=f"{_GATEWAY}-tls", key="ca.crt").arg()
-    door: dict[str, JsonValue] = {"host": host, "port": PORT, "ca": ca}
+    ca = SecretKeyRef(namespace=NAMESPACE, secret=f"{GATEWAY}-tls", key="ca.crt").arg()
+    door: dict[str, JsonValue] = {"host": HOST, "port": PORT, "ca": ca}
     names: dict[str, JsonValue] = {"models": dict[str, JsonValue](numbers)}
     # To ports where nobody listens.
     astray = gateway.replace(f":{HTTP_PORT} check", ":9 check")
@@ -53,7 +51,7 @@ def serving_checks(
     if not models:
         return found
     registry: dict[str, JsonValue] = {
-        "registry": f"https://{HOST}:{READ_PORT}",
+        "registry": f"https://{REGISTRY}:{READ_PORT}",
         "user": {
             key: SecretKeyRef(namespace=NAMESPACE, secret=reader_secret, key=key).arg()
             for key in ("username", "password")
@@ -92,4 +90,4 @@ def serving_checks(
 
 def _fault(haproxy_cfg: str) -> Fault:
     data = {"haproxy.cfg": haproxy_cfg}
-    return settings_fault(NAMESPACE, f"{_GATEWAY}-config", data, restart=_GATEWAY)
+    return settings_fault(NAMESPACE, f"{GATEWAY}-config", data, restart=GATEWAY)

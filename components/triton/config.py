@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from components.model import MigProfile, Model, Name, Resources, Spread, problem, refuse
 
 NAMESPACE = "serving"
+GATEWAY = "inference"
+"""Deployment and Service that clients ask."""
+HOST = f"{GATEWAY}.{NAMESPACE}.svc.cluster.local"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """Triton's own."""
 SYNC_PORT = 8080

@@ -20,8 +20,10 @@ from components.triton.config import (
     CLIENTS_PORT,
     CONTROL_PORT,
     CONTROLLER,
+    GATEWAY,
     GATEWAY_METRICS_PORT,
     GRPC_PORT,
+    HOST,
     HTTP_PORT,
     METRICS_PORT,
     NAMESPACE,
@@ -62,7 +64,6 @@ from model_repo.declared import Desired
 from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC, Track
 from services.serving.settings import ControlSettings
 
-GATEWAY = "inference"
 _ALONE: Mapping[Track, str] = {
     "stable": "the environment asks for one replica of this pool",
     "canary": "it takes a share of the requests, and only while a version is tried",
@@ -121,13 +122,11 @@ class Serving(Component):
         self._flows()
         if monitors is not None:
             self._monitor(monitors)
-        host = f"{GATEWAY}.{_DOMAIN}"
         self.url = pulumi.Output.all(*(one.id for one in (gateway, controller, *servers))).apply(
-            lambda _: f"https://{host}:{PORT}"
+            lambda _: f"https://{HOST}:{PORT}"
         )
         self._expect()
         self.checks += serving_checks(
-            host=host,
             models=models,
             reader_secret=repository.reader_secret,
             gateway=files.haproxy_cfg(config, _DOMAIN),
@@ -527,7 +526,7 @@ class Serving(Component):
             server = Pods(name=seat.name, namespace=NAMESPACE, selector=seat.selector)
             self.flows.append(scraped(server, METRICS_PORT, SYNC_PORT))
         for name, port, number, server_name in (
-            (GATEWAY, "metrics", GATEWAY_METRICS_PORT, f"{GATEWAY}.{_DOMAIN}"),
+            (GATEWAY, "metrics", GATEWAY_METRICS_PORT, HOST),
             (CONTROLLER, "control", CONTROL_PORT, f"{CONTROLLER}.{_DOMAIN}"),
         ):
             pod_monitor(
@@ -549,9 +548,9 @@ def _control_settings(config: TritonConfig, registry_url: str) -> ControlSetting
             "sync_port": SYNC_PORT,
             "sync_name": pods.SYNC_NAME,
             "gateway_selector": f"app.kubernetes.io/name={GATEWAY}",
-            "gateway_port": RUNTIME_PORT,
-            "gateway_name": f"{GATEWAY}.{_DOMAIN}",
             "pools": [pool.name for pool in config.pools],
+            "gateway_port": RUNTIME_PORT,
+            "gateway_name": HOST,
             "ca": "/serving/ca/ca.crt",
             "client_certificate": "/serving/tls/tls.crt",
             "client_key": "/serving/tls/tls.key",

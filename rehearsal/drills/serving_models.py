@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from model_repo import golden as golden_set
 from model_repo import signing
 from model_repo.oci import NotThere, OciError, Registry
 from model_repo.repository import Repository
 from model_repo.version import METADATA_FILE, VERSION_FILE
-from rehearsal import clients, golden
+from rehearsal import clients
 from rehearsal.access import Access
 from rehearsal.drills import onnx_graph
 
@@ -82,7 +83,7 @@ class Publisher:
         about["description"] = f"made by a drill: {kind}"
         if kind == "wrong-shape":
             about["outputs"][0]["shape"][-1] += 1
-            file = folder / golden.FILE
+            file = folder / golden_set.FILE
             value = widened(json.loads(file.read_text(encoding="utf-8")))
             file.write_text(json.dumps(value), encoding="utf-8")
         (folder / VERSION_FILE).write_text(yaml.safe_dump(about), encoding="utf-8")

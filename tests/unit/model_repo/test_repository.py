@@ -132,6 +132,19 @@ def test_who_signed_decides(repository: Repository, folder: Path) -> None:
     assert repository.show("digits", "1").digest == digest, "the first signature stays"
 
 
+def test_all_keys_of_a_file_count(tmp_path: Path) -> None:
+    """Told apart with and without a line's end: while one replaces another, a file has both."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    one, other = (
+        key.public_key().public_bytes(serialization.Encoding.PEM, form) for key in (KEY, OTHER)
+    )
+    file = tmp_path / "signing.pub"
+    for text in (one + other, one + b"\n" + other.rstrip()):
+        file.write_bytes(text)
+        found = [key.public_numbers() for key in signing.trusted([file])]
+        assert found == [key.public_key().public_numbers() for key in (KEY, OTHER)]
+
+
 def test_without_a_signature_it_is_not_read(
     repository: Repository, server: MemoryRegistry, folder: Path
 ) -> None:

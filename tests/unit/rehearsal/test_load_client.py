@@ -15,7 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from rehearsal.golden import HEADER_LENGTH, Answer, Golden, Unusable
-from rehearsal.load_client import Generator, Judge, pem_blocks, warm
+from rehearsal.load_client import Generator, Judge, warm
 from rehearsal.load_figures import Plan, Result
 from rehearsal.load_senders import Failed, GrpcSender, HttpSender, Sender
 from tests.unit.rehearsal.golden_sets import golden_json
@@ -210,11 +210,6 @@ def test_what_does_not_answer_at_all_is_said_before_the_load() -> None:
 
     with pytest.raises(ConnectionError, match="m does not answer: Failed refused"):
         asyncio.run(warm(Fake(refused), plan()))
-
-
-def test_several_keys_in_one_file_are_told_apart() -> None:
-    one = "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----\n"
-    assert pem_blocks(one + "\n" + one.rstrip()) == [one, one.rstrip()]
 
 
 # -- by real sockets -------------------------------------------------------------------------------
