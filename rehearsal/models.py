@@ -201,11 +201,15 @@ def _reference(names: Iterable[str]) -> dict[str, Path]:
     """The folders of those that are reference models, trained once for the image that trains."""
     found: dict[str, Path] = {}
     bases = {name: name.rpartition("-")[0] for name in names}
-    for base in sorted(set(bases.values()) & set(training.MODELS)):
-        out = paths.ensure(paths.cache() / "models" / training.digest()[7:23], "cache")
+    made = sorted(set(bases.values()) & set(training.MODELS))
+    if not made:
+        return found
+    image = training.image()
+    out = paths.ensure(paths.cache() / "models" / image.digest[7:23], "cache")
+    for base in made:
         own = {name: out / name for name, one in bases.items() if one == base}
         if not all(folder.is_dir() for folder in own.values()):
-            training.train(base, out)
+            training.train(base, out, image)
         found |= {name: folder for name, folder in own.items() if folder.is_dir()}
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_repo import version
@@ -16,6 +17,7 @@ from rehearsal import console, paths
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.images import run
 from rehearsal.images.build import Builder
+from rehearsal.images.oci import Store
 from rehearsal.progress import ImageBars
 
 IMAGE = "estate_training"
@@ -24,18 +26,27 @@ MODELS = ("anomaly", "digits", "embedder")
 NO_COMMIT = "0" * 40
 
 
-def digest() -> str:
-    """Of the image that trains: the same gives the same models. Raises ImageError."""
+@dataclass(frozen=True)
+class Image:
+    """The image that trains; the same digest makes the same models."""
+
+    store: Store
+    digest: str
+
+
+def image() -> Image:
+    """Built where it lacks. Raises ImageError."""
+    builder = Builder(paths.cache() / "images")
     with ImageBars() as bars:
-        return (
-            Builder(paths.cache() / "images").build([IMAGE], tools={}, progress=bars)[IMAGE].digest
-        )
+        made = builder.build([IMAGE], tools={}, progress=bars)[IMAGE]
+    return Image(builder.store, made.digest)
 
 
-def train(model: str, out: Path) -> list[Path]:
+def train(model: str, out: Path, made: Image | None = None) -> list[Path]:
     """Train a model; the folders `<model>-<format>` in `out`, as `./estate model add` takes them.
 
-    A folder that is there is replaced, by the same bytes when nothing has changed.
+    A folder that is there is replaced, by the same bytes when nothing has changed. `made` is the
+    image, of who has it already.
 
     Raises:
         UsageError: there is no such model.
@@ -43,15 +54,13 @@ def train(model: str, out: Path) -> list[Path]:
     """
     if model not in MODELS:
         raise UsageError("model", model, f"choose from: {', '.join(MODELS)}")
-    builder = Builder(paths.cache() / "images")
-    with ImageBars() as bars:
-        made = builder.build([IMAGE], tools={}, progress=bars)[IMAGE]
+    made = made or image()
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out, prefix=f".{model}."))
     try:
         console.step(f"training {model}")
         command = ("/usr/bin/python3", "-m", "services.training", model, "--out", "/out")
-        done = run.run(builder.store, made.digest, command, binds={scratch: "/out"})
+        done = run.run(made.store, made.digest, command, binds={scratch: "/out"})
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             way_out = "try: unshare --user --map-root-user --mount --pid --fork true"

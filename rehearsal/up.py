@@ -81,7 +81,8 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
         if links is None:
             _cluster(rehearsal, found)
             console.step("pulumi up")
-            if mode == "node" and environment.serving is not None:
+            serves = _serves(rehearsal, environment)
+            if serves:
                 models.look(rehearsal)
             rehearsal.deployed(immutable_keys(environment))
             applied.forget(rehearsal)
@@ -89,7 +90,7 @@ def up(name: str, profiles: Sequence[str], all_: bool, port_base: int | None, of
             state = _pulumi_up(rehearsal)
             links = state.outputs.get("links") or {}
             rehearsal.open_pages(_targets(links))  # usable while the checks wait
-            if mode == "node" and environment.serving is not None and models.bring(rehearsal):
+            if serves and models.bring(rehearsal):
                 console.step("pulumi up: the models that the registry has now")
                 given = applied.digest(rehearsal, environment)
                 state = _pulumi_up(rehearsal)
@@ -281,6 +282,11 @@ def _pulumi_up(rehearsal: Rehearsal) -> State:
     return state
 
 
+def _serves(rehearsal: Rehearsal, environment: Environment) -> bool:
+    """Whether it has a registry whose models it serves: containers that run, and the profile."""
+    return rehearsal.required().mode == "node" and environment.serving is not None
+
+
 def _targets(links: Mapping[str, str]) -> dict[str, str]:
     """Host and port of URLs inside the cluster, for the gateway."""
     parts = {name: urlsplit(url) for name, url in links.items()}
@@ -296,6 +302,6 @@ def preview(name: str, args: Sequence[str]) -> int:
     rehearsal.keeps(immutable_keys(environment))
     if stopped := rehearsal.stopped():
         raise EstateError(f"process {stopped[0]}", "is stopped", f"run: {rehearsal.up_command}")
-    if rehearsal.required().mode == "node" and environment.serving is not None:
+    if _serves(rehearsal, environment):
         models.look(rehearsal)
     return Pulumi(rehearsal).preview(args)
