@@ -32,7 +32,7 @@ from services.transfer.settings import Settings
 from services.transfer.store import connect
 from services.transfer.worker import Worker
 from tests.browser.programs import Debian
-from tests.contract.test_tusd import free_port
+from tests.loopback import free_port
 from tests.unit.rehearsal.authority import authority
 from tests.unit.services.transfer.test_worker import Told
 

@@ -26,7 +26,7 @@ from services.transfer.server import Server
 from services.transfer.settings import Limits
 from services.transfer.store import Upload
 from services.transfer.worker import receipt
-from tests.contract.test_tusd import free_port
+from tests.loopback import free_port
 
 LIMITS = Limits(upload_mib=256, image_mib=64, megapixels=100, batch_members=20_000)
 COUNT = 80

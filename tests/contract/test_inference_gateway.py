@@ -10,7 +10,6 @@ import datetime
 import json
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -42,29 +41,18 @@ from components.triton.config import (
     RUNTIME_PORT,
     TritonConfig,
 )
-from rehearsal import paths
 from services.serving import gateway
 from services.serving.gateway import Gateway, GatewayError
 from services.serving.model import Seen
+from tests.loopback import free_port, haproxy
 
 CONFIG = TritonConfig.model_validate({"pools": [{"name": "cpu"}, {"name": "gpu"}]})
-
-
-def haproxy() -> str | None:
-    unpacked = paths.cache() / "debian" / "usr" / "sbin" / "haproxy"
-    return str(unpacked) if unpacked.exists() else shutil.which("haproxy")
 
 
 HAPROXY = haproxy()
 pytestmark = pytest.mark.skipif(
     HAPROXY is None, reason="needs haproxy: ./estate up unpacks it into the cache"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Fake:

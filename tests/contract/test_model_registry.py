@@ -23,7 +23,7 @@ from components.model_repository.config import PUBLISHER, READER
 from model_repo.oci import NotThere, OciError, Registry, described, image_manifest
 from model_repo.repository import Repository
 from rehearsal import paths, tools
-from tests.contract.test_tusd import free_port
+from tests.loopback import free_port
 from tests.unit.model_repo.site import MODEL
 from tests.unit.model_repo.site import Site as Clone
 from tests.unit.model_repo.test_repository import ABOUT, COMMIT, KEY, OTHER, pem

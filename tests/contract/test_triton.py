@@ -26,7 +26,7 @@ from model_repo.declared import DynamicBatching, RateLimit, Serving
 from rehearsal import paths, training
 from rehearsal.images import run
 from rehearsal.images.build import Builder
-from tests.contract.test_tusd import free_port
+from tests.loopback import free_port
 
 FORMATS = ("onnx", "pytorch", "tensorflow", "tflite")
 IMAGE = "estate_triton"

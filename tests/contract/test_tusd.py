@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -22,6 +21,7 @@ from services.transfer.hooks import object_id
 from services.transfer.server import Server
 from services.transfer.settings import Limits
 from services.transfer.store import new_id
+from tests.loopback import free_port
 
 LIMITS = Limits(upload_mib=64, image_mib=8, megapixels=10, batch_members=10)
 
@@ -32,12 +32,6 @@ class Running:
     url: str
     folder: Path
     finished: list[str] = field(default_factory=list)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture

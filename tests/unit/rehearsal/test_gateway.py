@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,15 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import paths, sandbox
+from rehearsal import sandbox
 from rehearsal.errors import EstateError
 from rehearsal.gateway import Gateway, Route, listen
 from rehearsal.sandbox import Direct
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+from tests.loopback import free_port, haproxy
 
 
 def test_it_listens_on_loopback_alone() -> None:
@@ -36,11 +31,6 @@ def test_a_port_in_use_is_named_with_the_way_out() -> None:
     line = str(caught.value)
     assert line.startswith(f"port {port} (grafana): in use by another program on 127.0.0.1; ")
     assert "./estate up --port-base" in line
-
-
-def haproxy() -> str | None:
-    unpacked = paths.cache() / "debian" / "usr" / "sbin" / "haproxy"
-    return str(unpacked) if unpacked.exists() else shutil.which("haproxy")
 
 
 HAPROXY = haproxy()

@@ -4,7 +4,6 @@ import datetime
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from services.console import app, tokens
 from services.console.health import Watch
 from services.console.lake import Lake
 from services.console.settings import Role, Settings
+from tests.loopback import free_port
 
 TABLES = Path(__file__).parents[4] / "services" / "pipeline" / "migrations" / "0001_catalogue.sql"
 
@@ -110,12 +110,6 @@ def opened(
 
 
 # -- real servers ----------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
