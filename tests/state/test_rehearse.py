@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.schema import CONFIG_KEY
+from configs.schema import CONFIG_KEY, load
 from rehearsal import paths
 from tests.rendering import plain, render
 from tests.state.estate import sources
@@ -69,12 +69,9 @@ def kept(state: Path, root: Path) -> dict[str, Any]:
     """The result of a rehearsal that is left running."""
     file, document, values = variant(root, ENVIRONMENT)
     # At the end it is destroyed.
-    for part in (
-        *("namespaces", "cert_manager", "pki", "kafka", "strimzi", "cloudnative_pg", "postgres"),
-        *("barman_cloud", "mongodb", "mongodb_operator", "prometheus_operator", "monitoring"),
-        *("ceph", "rook", "mosquitto"),
-    ):
-        values.setdefault(part, {})["protect"] = False
+    for part, declared in load(file):
+        if hasattr(declared, "protect"):
+            values.setdefault(part, {})["protect"] = False
     values["waivers"] = {"protected-data": "this environment is made to be destroyed"}
     file.write_text(yaml.safe_dump(document))
     done = estate(state, root, "rehearse", ENVIRONMENT, "--keep", "--json")
