@@ -334,6 +334,11 @@ Root = "{self.folder}/runc"
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     if not (group / file).read_text().strip():
                         (group / file).write_text((hierarchy / file).read_text())
+            # As on a node of its own, where pods share by its cores. A group weighs as much as one
+            # thread outside of groups: here all pods together would have as much as any of those.
+            for file, core, most in (("cpu.shares", 1024, 1 << 18), ("cpu.weight", 100, 10_000)):
+                if (group / file).exists():
+                    (group / file).write_text(str(min(core * (os.cpu_count() or 1), most)))
 
     def running(self) -> dict[str, bool]:
         """Whether each part runs, by name."""

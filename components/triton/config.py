@@ -99,6 +99,9 @@ class TritonConfig(Model):
 
     pools: list[TritonPool] = Field(default=[TritonPool(name="cpu")], min_length=1, max_length=8)
     gateway_replicas: int = Field(default=2, ge=1, le=16)
+    gateway_threads: int = Field(
+        default=1, ge=1, le=64, description="of each gateway; each thread may use one core"
+    )
     gateway_resources: Resources = Resources(
         cpu_request_m=50, memory_request_mib=64, memory_limit_mib=256
     )

@@ -114,6 +114,9 @@ def haproxy_cfg(
     return f"""\
 global
   log stdout format raw local0 notice
+  # Its own default is a thread for each core of the node, whatever the pod may use of them; what
+  # one thread begins for a client, another then wakes up for.
+  nbthread {config.gateway_threads}
   maxconn 4000
   hard-stop-after 60s
   ssl-load-extra-del-ext

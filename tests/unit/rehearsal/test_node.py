@@ -236,8 +236,14 @@ def test_its_cgroups_are_made_and_removed_with_all_below(
         own = cpuset / "estate-box" / file
         own.parent.mkdir(exist_ok=True)
         own.write_text("")
+    shares = hierarchies[0] / "estate-box" / "cpu.shares"
+    shares.parent.mkdir()
+    shares.write_text("1024")
     monkeypatch.setattr(node_module, "_hierarchies", lambda: hierarchies)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
     node._make_cgroups()
+    assert shares.read_text() == "3072"
+    shares.unlink()
     assert (cpuset / "estate-box" / "cpuset.cpus").read_text() == "0-1\n"
     for file in ("cpuset.cpus", "cpuset.mems"):
         (cpuset / "estate-box" / file).unlink()  # the kernel's own go with their folder
