@@ -25,7 +25,6 @@ from services.serving.model import (
     Assignments,
     Declared,
     Progress,
-    Seen,
 )
 from services.serving.settings import ControlSettings
 from services.serving.world import Counters, Jobs, LiveWorld, counted, look
@@ -49,6 +48,7 @@ class Controller:
         """How the models were served when this controller began."""
         self._counters, self._jobs = Counters(), Jobs()
         self._told = False
+        self._trust = gateway.Trust(settings.ca, settings.client_certificate, settings.client_key)
 
     def begin(self) -> None:
         """Go on from what was written last. Raises one of FAILURES, ValueError."""
@@ -120,9 +120,10 @@ class Controller:
             self._wrote = time.monotonic()
         gateways = self._gateways()
         seats = look(self._settings, self._cluster.pods(TRACK_LABEL))
-        by_gateway = {
-            pod.name: found for pod, one in gateways or () if (found := _seen(one)) is not None
+        states = {
+            pod.name: found for pod, one in gateways or () if (found := _state(one)) is not None
         }
+        by_gateway = {name: state.seen for name, state in states.items()}
         self._counters.add({**by_gateway, **counted(seats)})
         times = self._times(gateways)
         world = LiveWorld(self._settings, seats, self._counters, self._jobs, times, told=self._told)
@@ -136,7 +137,7 @@ class Controller:
         # First: what pods and gateway are told must be known to a controller that begins anew.
         self._write(STATE, {name: one.model_dump_json() for name, one in self._progress.items()})
         self._write(ASSIGNMENTS, self._assignments())
-        self._share(gateways)
+        self._share(gateways, states)
         self._measure(before)
 
     def _step(self, one: Declared, at: Progress, world: LiveWorld, now: float) -> Progress:
@@ -174,26 +175,32 @@ class Controller:
         """All that run; None where the controller has no certificate for them."""
         settings = self._settings
         try:
-            context = gateway.context(settings.ca, settings.client_certificate, settings.client_key)
+            self._trust.refresh()
         except OSError as error:
             _log.error("the certificate: %s", error)
             return None
         return [
             (
                 pod,
-                gateway.Gateway(pod.address, settings.gateway_port, settings.gateway_name, context),
+                gateway.Gateway(
+                    pod.address, settings.gateway_port, settings.gateway_name, self._trust
+                ),
             )
             for pod in self._cluster.pods(settings.gateway_selector)
         ]
 
-    def _share(self, gateways: list[tuple[Pod, gateway.Gateway]] | None) -> None:
+    def _share(
+        self,
+        gateways: list[tuple[Pod, gateway.Gateway]] | None,
+        states: Mapping[str, gateway.State],
+    ) -> None:
         weights = {name: one.weight for name, one in self._progress.items()}
         pools = {name: one.serving.pool for name, one in self._declared.items()}
         self._write(TRAFFIC, _maps(weights, pools))
         self._told = gateways is not None
         for pod, one in gateways or ():
             try:
-                one.share(weights, pools)
+                one.share(weights, pools, states.get(pod.name))
             except gateway.GatewayError as error:
                 _log.warning("%s", error)
                 # One that is not ready gets no requests.
@@ -230,9 +237,9 @@ def _words(at: Progress) -> str:
     return ", ".join([*versions, f"weight {at.weight}"])
 
 
-def _seen(one: gateway.Gateway) -> dict[str, Seen] | None:
+def _state(one: gateway.Gateway) -> gateway.State | None:
     try:
-        return one.seen()
+        return one.state()
     except gateway.GatewayError as error:
         _log.warning("%s", error)
         return None

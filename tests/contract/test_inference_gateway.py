@@ -41,8 +41,7 @@ from components.triton.config import (
     RUNTIME_PORT,
     TritonConfig,
 )
-from services.serving import gateway
-from services.serving.gateway import Gateway, GatewayError
+from services.serving.gateway import Gateway, GatewayError, Trust
 from services.serving.model import Seen
 from tests.loopback import free_port, haproxy
 
@@ -246,10 +245,11 @@ def running(tmp_path: Path) -> Iterator[Running]:
         process = subprocess.Popen(
             [str(HAPROXY), "-db", "-f", str(configuration)], stdout=log, stderr=log
         )
-    context = gateway.context(certificates.ca, *certificates.issue(CONTROLLER))
+    trust = Trust(certificates.ca, *certificates.issue(CONTROLLER))
+    trust.refresh()
     made = Running(
         f"https://localhost:{ports[CLIENTS_PORT]}",
-        Gateway("127.0.0.1", ports[RUNTIME_PORT], "localhost", context, folder=str(run)),
+        Gateway("127.0.0.1", ports[RUNTIME_PORT], "localhost", trust, folder=str(run)),
         certificates,
         servers,
         ports[CLIENTS_PORT],
@@ -316,7 +316,7 @@ def test_requests_and_failures_are_counted_by_model_and_track(running: Running) 
     for _ in range(3):
         assert running.infer().status_code == 500
     running.infer("nobody-declared-this")
-    assert running.runtime.seen() == {"digits/canary": Seen(requests=8, failures=3)}
+    assert running.runtime.state().seen == {"digits/canary": Seen(requests=8, failures=3)}
 
 
 def test_of_a_model_that_is_rolled_out_the_gateway_tells_what_requests_took(
@@ -390,16 +390,35 @@ def test_model_control_by_grpc_is_refused(running: Running) -> None:
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_the_controller_resumes_its_session(running: Running) -> None:
+    """A whole handshake in each round would hold up requests."""
+    reused = []
+    ask = ssl.SSLSocket.do_handshake
+
+    def handshake(self: ssl.SSLSocket, *arguments: bool) -> None:
+        ask(self, *arguments)
+        reused.append(self.session_reused)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl.SSLSocket, "do_handshake", handshake)
+        running.runtime.state()
+        running.runtime.share({"digits": 100}, {"digits": "cpu"})
+    assert len(reused) == 4 and all(reused[1:])
+    assert running.infer().headers["x-estate-track"] == "canary"
+
+
 @pytest.mark.parametrize("name", [None, "somebody"])
 def test_the_runtime_api_takes_the_controller_alone(running: Running, name: str | None) -> None:
     context = ssl.create_default_context(cafile=str(running.certificates.ca))
     if name:
         context.load_cert_chain(*running.certificates.issue(name))
+    trust = Trust(running.certificates.ca, running.certificates.ca, running.certificates.ca)
+    trust._context = context  # which the controller's own never is
     other = Gateway(
-        "127.0.0.1", running.runtime_port, "localhost", context, folder=running.runtime.folder
+        "127.0.0.1", running.runtime_port, "localhost", trust, folder=running.runtime.folder
     )
     with pytest.raises(GatewayError):
-        other.seen()
+        other.state()
     with pytest.raises(GatewayError):
         other.share({"digits": 100}, {"digits": "cpu"})
     assert running.infer().headers["x-estate-track"] == "stable"
@@ -417,9 +436,9 @@ def test_without_a_canary_its_requests_go_to_what_is_served(running: Running) ->
         answer = running.infer()
         assert answer.ok and answer.headers["x-estate-track"] == "stable"
     # Nobody takes them for the canary's, and another pool has its own.
-    before = running.runtime.seen()["digits/canary"]
+    before = running.runtime.state().seen["digits/canary"]
     running.infer()
-    assert running.runtime.seen()["digits/canary"] == before
+    assert running.runtime.state().seen["digits/canary"] == before
     assert running.infer("large").headers["x-estate-track"] == "canary"
 
 

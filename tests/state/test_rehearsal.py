@@ -305,6 +305,16 @@ def test_the_lake_comes_up_beside_the_core_and_judges_images(up: Estate, tmp_pat
     assert reasons["cut.png"] != reasons["mistyped.jpg"] and reasons["good.png"] is None
 
 
+def test_models_are_served_beside_the_lake_and_replaced_under_load(up: Estate) -> None:
+    up("up", "--profile", "serving", seconds=1800)
+    components = {row["id"].partition(".")[0] for row in up.settles(300)}
+    assert {"model-registry", "serving"} <= components
+    # The four frameworks on one server, each answer compared with the golden set.
+    for model in ("digits-onnx", "digits-pytorch", "digits-tensorflow", "digits-tflite"):
+        up("model", "load", model, "--rate", "20", "--for", "3")
+    up("drill", "serving-promote", seconds=600)
+
+
 def test_no_secret_was_ever_in_a_process_list_or_environment(up: Estate, watch: Watch) -> None:
     """From the first `up` on: checks, proofs, demo, drill, bench, a second rehearsal, the lake."""
     assert watch.found == {}

@@ -14,10 +14,10 @@ import pytest
 
 from model_repo.declared import Rollout, Serving, Step
 from services.serving import controller as module
-from services.serving import gateway, server
+from services.serving import server
 from services.serving.cluster import Pod
 from services.serving.controller import Controller
-from services.serving.gateway import Gateway, GatewayError, Time
+from services.serving.gateway import Gateway, GatewayError, State, Time, Trust
 from services.serving.model import (
     Assigned,
     Declared,
@@ -130,20 +130,22 @@ class Run:
         clock = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(module, "look", self.cluster.look)
-        monkeypatch.setattr(gateway, "context", lambda *_: None)
+        monkeypatch.setattr(Trust, "refresh", lambda _: None)
         run = self
 
-        def share(self: Gateway, weights: dict[str, int], pools: dict[str, str]) -> None:
+        def share(
+            self: Gateway, weights: dict[str, int], pools: dict[str, str], state: State | None
+        ) -> None:
             if self.address in run.deaf:
                 raise GatewayError(f"{self.address}: timed out")
             assert run.cluster.maps[STATE], "it is written before anybody is told"
             run.shared[self.address].append(dict(weights))
             run.pools = dict(pools)
 
-        def seen(self: Gateway) -> dict[str, Seen]:
+        def state(self: Gateway) -> State:
             if self.address in run.deaf:
                 raise GatewayError(f"{self.address}: timed out")
-            return run.counted.get(self.address, {})
+            return State(run.counted.get(self.address, {}), {})
 
         def times(self: Gateway) -> list[Time]:
             if self.address in run.deaf:
@@ -152,7 +154,7 @@ class Run:
 
         monkeypatch.setattr(Gateway, "times", times)
         monkeypatch.setattr(Gateway, "share", share)
-        monkeypatch.setattr(Gateway, "seen", seen)
+        monkeypatch.setattr(Gateway, "state", state)
         self.begin()
 
     def begin(self) -> None:
@@ -410,7 +412,7 @@ def test_without_its_certificate_it_judges_nothing(
         raise FileNotFoundError("tls.crt")
 
     canary(run)
-    monkeypatch.setattr(gateway, "context", missing)
+    monkeypatch.setattr(Trust, "refresh", missing)
     for _ in range(30):
         assert run.step().phase == "canary"
 
