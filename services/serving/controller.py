@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -36,9 +36,15 @@ _REPAIR_S = 30.0
 
 
 class Controller:
-    """Declared models, the state of their rollouts, and where both are written."""
+    """Declared models, the state of their rollouts, and where both are written.
 
-    def __init__(self, settings: ControlSettings, cluster: Cluster) -> None:
+    `wake` is called when the next round need not wait: a step was taken, or what one waits for is
+    there.
+    """
+
+    def __init__(
+        self, settings: ControlSettings, cluster: Cluster, wake: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings, self._cluster = settings, cluster
         self._progress: dict[str, Progress] = {}
         self._written: dict[str, dict[str, str]] = {}
@@ -46,7 +52,8 @@ class Controller:
         self._declared: dict[str, Declared] = {}
         self._serving: dict[str, Serving] = {}
         """How the models were served when this controller began."""
-        self._counters, self._jobs = Counters(), Jobs()
+        self._wake = wake
+        self._counters, self._jobs = Counters(), Jobs(wake)
         self._told = False
         self._trust = gateway.Trust(settings.ca, settings.client_certificate, settings.client_key)
 
@@ -139,6 +146,9 @@ class Controller:
         self._write(ASSIGNMENTS, self._assignments())
         self._share(gateways, states)
         self._measure(before)
+        begin = Progress()
+        if any(at.phase != before.get(name, begin).phase for name, at in self._progress.items()):
+            self._wake()
 
     def _step(self, one: Declared, at: Progress, world: LiveWorld, now: float) -> Progress:
         try:
@@ -256,8 +266,8 @@ def _maps(weights: Mapping[str, int], pools: Mapping[str, str]) -> dict[str, str
 def run(settings: ControlSettings) -> NoReturn:
     """Serve until ended."""
     cluster = Cluster(settings.namespace)
-    controller = Controller(settings, cluster)
     changed = threading.Event()
+    controller = Controller(settings, cluster, changed.set)
     cluster.watching(changed.set, label_selector=DECLARED_LABEL)
     began = whole = False
     last = [time.monotonic()]

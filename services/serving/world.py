@@ -102,9 +102,13 @@ class Counters:
 
 
 class Jobs:
-    """Work that takes longer than a round: begun once, and its outcome taken when it is there."""
+    """Work that takes longer than a round: begun once, and its outcome taken when it is there.
 
-    def __init__(self) -> None:
+    `done` is called, by the thread that worked, when an outcome is there.
+    """
+
+    def __init__(self, done: Callable[[], None] = lambda: None) -> None:
+        self._done = done
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="job")
         self._begun: dict[Hashable, Future[Refusal | None]] = {}
         self._asked: set[Hashable] = set()
@@ -114,6 +118,7 @@ class Jobs:
         self._asked.add(key)
         if key not in self._begun:
             self._begun[key] = self._pool.submit(work)
+            self._begun[key].add_done_callback(lambda _: self._done())
         if not self._begun[key].done():
             return PENDING
         return self._begun.pop(key).result()

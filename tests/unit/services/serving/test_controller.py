@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -159,7 +160,12 @@ class Run:
 
     def begin(self) -> None:
         """A controller that has just begun."""
-        self.controller = Controller(settings(self.site), self.cluster)  # type: ignore[arg-type]
+        self.woken = threading.Event()
+        self.controller = Controller(
+            settings(self.site),
+            self.cluster,  # type: ignore[arg-type]
+            self.woken.set,
+        )
         self.controller.begin()
 
     def step(self) -> Progress:
@@ -204,6 +210,22 @@ def test_from_a_declaration_to_all_requests(run: Run) -> None:
     assert run.cluster.assigned("stable") == [2] and run.cluster.assigned("canary") == []
     assert set(run.shared) == set(run.cluster.gateways)
     assert {weights[-1]["digits"] for weights in run.shared.values()} == {0}
+
+
+def test_what_need_not_wait_does_not(run: Run) -> None:
+    """A step that was taken is followed by the next round at once; so is the end of work."""
+    run.serving(run.site.add(1))
+    run.woken.clear()
+    run.step()
+    assert not run.woken.is_set(), "nothing happens"
+    run.cluster.declare(run.site.add(2))
+    assert run.step().phase == "verifying"
+    phase = ""
+    while phase != "loading":
+        assert run.woken.wait(5), phase
+        run.woken.clear()
+        phase = run.step().phase
+    assert run.woken.is_set()
 
 
 def test_the_state_is_written_before_what_follows_from_it(run: Run) -> None:

@@ -340,7 +340,8 @@ def until(jobs: Jobs, key: str, work: Any) -> Verdict:
 
 
 def test_work_is_done_once_and_told_once() -> None:
-    jobs, goes_on, calls = Jobs(), threading.Event(), list[int]()
+    done = threading.Event()
+    jobs, goes_on, calls = Jobs(done.set), threading.Event(), list[int]()
 
     def work() -> Refusal | None:
         calls.append(1)
@@ -350,7 +351,9 @@ def test_work_is_done_once_and_told_once() -> None:
     for _ in range(3):
         assert isinstance(jobs.ask("a", work), Pending)
         jobs.tidy()
+    assert not done.is_set()
     goes_on.set()
+    assert done.wait(5)
     found = until(jobs, "a", work)
     assert isinstance(found, Refusal) and found.why == "wrong" and len(calls) == 1
     until(jobs, "a", work)
