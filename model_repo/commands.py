@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from rich.filesize import decimal
+
 from model_repo import golden, signing
 from model_repo.credentials import credentials
 from model_repo.oci import NotThere, OciError, Registry
@@ -113,7 +115,7 @@ def list_(model: str, as_json: bool, **where: Unpack[WhereOptions]) -> int:
     else:
         console.table(
             f"Versions of {model}",
-            ("version", "framework", "MB", "metrics", "commit", "digest"),
+            ("version", "framework", "size", "metrics", "commit", "digest"),
             [_row(row) for row in rows],
         )
     return 0 if all(row["verified"] for row in rows) else 1
@@ -140,12 +142,12 @@ def pull(model: str, reference: str, folder: Path, **where: Unpack[WhereOptions]
     """A version's files into a folder that appears whole or not at all."""
     with _told():
         stored = Where(**where).open().pull(model, reference, folder)
-    console.say(f"{model} version {stored.version.version}: {stored.size / 1e6:.1f} MB in {folder}")
+    console.say(f"{model} version {stored.version.version}: {decimal(stored.size)} in {folder}")
     return 0
 
 
 def _sent(name: str, length: int) -> None:
-    console.step(f"{name}: {length / 1e6:.1f} MB are there")
+    console.step(f"{name}: {decimal(length)} are there")
 
 
 @contextlib.contextmanager
@@ -205,7 +207,7 @@ def _row(row: dict[str, object]) -> tuple[object, ...]:
     assert isinstance(size, int)
     told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
     return (
-        *(row["version"], row["framework"], f"{size / 1e6:.1f}", told),
+        *(row["version"], row["framework"], decimal(size), told),
         *(str(row["revision"])[:8], row["digest"]),
     )
 

@@ -49,15 +49,19 @@ def train(model: str, out: Path, made: Image | None = None) -> list[Path]:
     image, of who has it already.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or nothing can be written into `out`.
         EstateError: the image can't be had or run, or a format does not agree with the reference.
     """
     if model not in MODELS:
         raise UsageError("model", model, f"choose from: {', '.join(MODELS)}")
-    made = made or image()
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out, prefix=f".{model}."))
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=out, prefix=f".{model}."))
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise UsageError("--out", str(out), f"{text}; name a folder that you may write") from None
+    try:
+        made = made or image()
         console.step(f"training {model}")
         command = ("/usr/bin/python3", "-m", "services.training", model, "--out", "/out")
         done = run.run(made.store, made.digest, command, binds={scratch: "/out"})

@@ -60,6 +60,12 @@ def test_an_unknown_model_names_those_that_there_are(tmp_path: Path) -> None:
         training.train("digit", tmp_path)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=f"--out: {tmp_path}/file/out; Not a directory"):
+        training.train("digits", tmp_path / "file" / "out")
+
+
 def test_what_was_trained_replaces_what_was_there(image: Image, tmp_path: Path) -> None:
     old = tmp_path / "out" / "digits-onnx" / "old"
     old.mkdir(parents=True)
