@@ -190,12 +190,16 @@ def disruption_budget(
 
 
 def service_account(
-    name: str, namespace: pulumi.Input[str], opts: pulumi.ResourceOptions
+    name: str,
+    namespace: pulumi.Input[str],
+    opts: pulumi.ResourceOptions,
+    *,
+    annotations: Mapping[str, str] | None = None,
 ) -> k8s.core.v1.ServiceAccount:
     """An identity without API access: the token is not mounted."""
     return k8s.core.v1.ServiceAccount(
         name,
-        metadata=meta(name, namespace, labels(name)),
+        metadata=meta(name, namespace, labels(name), annotations),
         automount_service_account_token=False,
         opts=opts,
     )
@@ -343,6 +347,36 @@ def memory_volume(volume: str, size_mib: int) -> k8s.core.v1.VolumeArgs:
         name=volume,
         empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(medium="Memory", size_limit=f"{size_mib}Mi"),
     )
+
+
+def api_token_volume() -> k8s.core.v1.VolumeArgs:
+    """The service account's token, for the one container that mounts it."""
+    source = k8s.core.v1.VolumeProjectionArgs
+    return k8s.core.v1.VolumeArgs(
+        name="api",
+        projected=k8s.core.v1.ProjectedVolumeSourceArgs(
+            default_mode=0o440,
+            sources=[
+                source(
+                    service_account_token=k8s.core.v1.ServiceAccountTokenProjectionArgs(
+                        path="token", expiration_seconds=3600
+                    )
+                ),
+                source(
+                    config_map=k8s.core.v1.ConfigMapProjectionArgs(
+                        name="kube-root-ca.crt",
+                        items=[k8s.core.v1.KeyToPathArgs(key="ca.crt", path="ca.crt")],
+                    )
+                ),
+            ],
+        ),
+    )
+
+
+API_MOUNT = k8s.core.v1.VolumeMountArgs(
+    name="api", mount_path="/var/run/secrets/kubernetes.io/serviceaccount", read_only=True
+)
+"""Of `api_token_volume`, where clients of the API look."""
 
 
 def claim_template(volume: str, storage: Storage) -> k8s.core.v1.PersistentVolumeClaimArgs:

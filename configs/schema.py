@@ -291,6 +291,13 @@ class Environment(Model):
         if config.implementation == "nexus" and self.images.source == "rehearsal":
             text = "no package has Nexus, so none can be built: take `distribution`"
             return [problem("model_repository.implementation", "nexus", text)]
+        if config.implementation == "ecr":
+            if self.images.source == "rehearsal":
+                text = "a rehearsal has no AWS: take `distribution`"
+                return [problem("model_repository.implementation", "ecr", text)]
+            if self.monitoring is not None and self.monitoring.state_metrics is None:
+                text = "who looks at the age of the registry's token (ECR)? declare it"
+                return [problem("monitoring.state_metrics", None, text)]
         databases = {one.name: one for one in postgres.databases} if postgres is not None else None
         return model_repository_config.postgres_problems(config, databases)
 

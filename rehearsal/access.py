@@ -215,6 +215,7 @@ def of(rehearsal: Rehearsal) -> Access:
     lake, pipeline = here.transfer is not None, here.pipeline is not None
     objects = here.ceph is not None
     models = here.model_repository
+    of_models = models.passwords() if models is not None else {}
     keys = models.key_files() if models is not None else []
     signs = private_half(keys)
     return Access(
@@ -237,8 +238,12 @@ def of(rehearsal: Rehearsal) -> Access:
         postgres_user=postgres.owner.name,
         postgres_password=password(postgres.owner.password),
         database=postgres.database,
-        model_reader_password=password(models.reader) if models is not None else "",
-        model_publisher_password=password(models.publisher) if models is not None else "",
+        model_reader_password=(
+            password(of_models[registry_config.READER]) if models is not None else ""
+        ),
+        model_publisher_password=(
+            password(of_models[registry_config.PUBLISHER]) if models is not None else ""
+        ),
         model_trust="\n".join(map(secret, keys)),
         model_signing_key=secret(signs) if signs is not None else "",
         mongodb_password=next((password(u.password) for u in users if u.name == VERIFY_USER), None),

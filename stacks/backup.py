@@ -17,6 +17,7 @@ from components.datalake.mongodb_cluster import MongodbCluster
 from components.datalake.postgres_archive import PostgresArchive
 from components.model_repository.config import NAME as REGISTRY
 from components.model_repository.config import NAMESPACE as SERVING
+from components.model_repository.config import ModelRepositoryConfig
 from components.model_repository.nexus import Nexus
 from components.model_repository.nexus_backup import NexusBackup
 from components.workload import Component
@@ -53,9 +54,11 @@ def _store(
     )
 
 
-def namespaces(config: BackupConfig | None) -> list[str]:
-    """Where CronJobs of backups are, whose age somebody has to tell."""
-    return [NAMESPACE, *([SERVING] if config is not None and config.models is not None else [])]
+def namespaces(config: BackupConfig | None, registry: ModelRepositoryConfig | None) -> list[str]:
+    """Where CronJobs are whose age somebody has to tell: those of backups, and of ECR's token."""
+    models = config is not None and config.models is not None
+    ecr = registry is not None and registry.ecr is not None
+    return [NAMESPACE, *([SERVING] if models or ecr else [])]
 
 
 def deploy_archive(

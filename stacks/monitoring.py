@@ -70,7 +70,9 @@ def deploy(context: Context, platform: Platform, operator: PrometheusOperator) -
             namespace=platform.namespaces["monitoring"],
             watched={
                 space: platform.namespaces[space]
-                for space in backup.namespaces(context.environment.backup)
+                for space in backup.namespaces(
+                    context.environment.backup, context.environment.model_repository
+                )
             },
             image=context.images["state_metrics"],
             authority=platform.pki.authority,

@@ -134,8 +134,18 @@ def pulled(environment: str = "onprem") -> Images:
 @functools.cache
 def render(environment: str = "local") -> Rendered:
     """The environment's program, run once per test session."""
+    return _rendered(environment, "")
+
+
+def render_values(environment: str, values: dict[str, Any]) -> Rendered:
+    """The program of an environment with other values than its file has."""
+    return _rendered(environment, json.dumps(values))
+
+
+def _rendered(environment: str, values: str) -> Rendered:
     done = subprocess.run(
         [sys.executable, "-m", "tests.rendering", environment],
+        input=values,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -145,13 +155,13 @@ def render(environment: str = "local") -> Rendered:
     return Rendered(**json.loads(done.stdout))
 
 
-def _run(environment: str) -> dict[str, Any]:
+def _run(environment: str, given: str) -> dict[str, Any]:
     found = _Mocks()
     monitor = _Monitor(found)
     pulumi.runtime.set_mocks(
         found, project="estate", stack=environment, preview=False, monitor=monitor
     )
-    values = load(ROOT / "configs" / f"Pulumi.{environment}.yaml")
+    values = load(json.loads(given) if given else ROOT / "configs" / f"Pulumi.{environment}.yaml")
     contexts: list[Context] = []
     with TemporaryDirectory() as folder:
         for _, ref in secret_refs(values):
@@ -182,4 +192,4 @@ def _run(environment: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(_run(sys.argv[1]), sys.stdout)
+    json.dump(_run(sys.argv[1], sys.stdin.read()), sys.stdout)

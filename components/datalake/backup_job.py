@@ -258,7 +258,7 @@ def _scratch(scratch: Storage) -> k8s.core.v1.VolumeArgs:
     )
 
 
-def _age(name: str, matchers: str) -> str:
+def age(name: str, matchers: str) -> str:
     """PromQL: seconds since the last run that succeeded, or since the CronJob is there."""
     job = f'{matchers}, cronjob="{name}"'
     return (
@@ -274,7 +274,7 @@ def job_rules(part: str, config: CopyBackup, *, name: str, namespace: str) -> li
     return [
         alert(
             f"Backup{title}Old",
-            f"{_age(name, here)} > {config.max_age_h * 3600}",
+            f"{age(name, here)} > {config.max_age_h * 3600}",
             f"the last backup of {part} is older than {config.max_age_h} h; see the Jobs of {name}",
             for_s=900,
         ),
@@ -302,7 +302,7 @@ def job_dashboard(part: str, config: CopyBackup, *, name: str, namespace: str) -
             stat(
                 "Age of the last backup",
                 f"One is made at `{config.schedule}`; see the Jobs of {name}.",
-                _age(name, HERE),
+                age(name, HERE),
                 "s",
                 red_from=config.max_age_h * 3600,
             )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from components.checks import Check, Fault, SecretKeyRef
+from components.checks import Check, Fault, ObjectRef, SecretKeyRef
 from components.model_repository.config import (
     NAMESPACE,
     PUBLISH_PORT,
@@ -66,4 +68,27 @@ def model_repository_checks(name: str, *, host: str, faults: Faults) -> list[Che
             args=doors,
             fault=faults.open_doors,
         ),
+    ]
+
+
+def ecr_checks(name: str, *, url: str, secret: str, models: Sequence[str]) -> list[Check]:
+    """The check of one registry that is Amazon's; without models there is nowhere to ask."""
+    if not models:
+        return []
+    user: dict[str, JsonValue] = {
+        key: SecretKeyRef(namespace=NAMESPACE, secret=secret, key=key).arg()
+        for key in ("username", "password")
+    }
+    spoiled = base64.b64encode(b"spoiled").decode()
+    return [
+        Check(
+            id=f"{name}.token",
+            title="the reader's token is taken for reading, and for no upload",
+            probe="model_registry_token",
+            args={"url": url, "user": user, "repository": f"models/{models[0]}"},
+            fault=Fault(
+                target=ObjectRef(api_version="v1", kind="Secret", namespace=NAMESPACE, name=secret),
+                patch={"data": {"password": spoiled}},
+            ),
+        )
     ]

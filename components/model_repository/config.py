@@ -35,6 +35,8 @@ EXTENSION = "pg_trgm"
 """Of PostgreSQL, which Nexus needs."""
 VERIFY_REPOSITORY = "estate-verify"
 """Where checks push, and nobody else."""
+# No account, no session and nothing with a wildcard: `Principal` takes those too.
+_ARN = r"^arn:aws(?:-cn|-us-gov)?:iam::[0-9]{{12}}:{}/[A-Za-z0-9+=,.@_/-]{{1,512}}$"
 
 
 class TrustedKey(Model):
@@ -84,19 +86,78 @@ class NexusConfig(Model):
         return self
 
 
-class ModelRepositoryConfig(Model):
-    """A registry by one of two implementations, with the same doors, users and outputs.
+class EcrConfig(Model):
+    """Amazon ECR: a repository for each model in one account and region, and nothing in the cluster
+    but what keeps the reader's token fresh.
 
-    `distribution` is the CNCF's own registry; `nexus` is for a company that has one or wants its
-    pages. `trusted_keys` are those of which one must have signed a version before it is served.
+    Who may add versions and who may read them are IAM's: an ARN each, of a role or a user. The
+    reader is a role that EKS gives to a service account (IRSA).
     """
 
-    implementation: Literal["distribution", "nexus"] = immutable("distribution")
-    publisher: SecretRef = Field(description="password of the user who adds versions")
-    reader: SecretRef = Field(description="password of the user who reads them")
+    account: str = immutable(pattern=r"^[0-9]{12}$", description="of AWS, 12 digits in quotes")
+    region: str = immutable(pattern=r"^[a-z]{2}(-[a-z]+)+-[1-9]$")
+    prefix: str | None = immutable(
+        None,
+        pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$",
+        max_length=128,
+        description="before models/<name>: tells apart the environments of one account and region",
+    )
+    publisher: str = Field(pattern=_ARN.format("(role|user)"), description="ARN: adds versions")
+    reader: str = Field(pattern=_ARN.format("role"), description="ARN: reads them")
+    expire_untagged_days: int = Field(
+        default=0, ge=0, le=3650, description="of manifests without a tag; 0: they are kept"
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="of everything that is AWS's")
+    job_resources: Resources = Resources(
+        cpu_request_m=10, memory_request_mib=64, memory_limit_mib=192
+    )
+
+    @model_validator(mode="after")
+    def _two(self) -> EcrConfig:
+        if self.publisher == self.reader:
+            text = "the publisher too, so who serves models could change them; take two principals"
+            refuse([problem("reader", self.reader, text)])
+        return self
+
+    @property
+    def host(self) -> str:
+        """The registry's, as Amazon ECR names it."""
+        domain = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
+        return f"{self.account}.dkr.ecr.{self.region}.{domain}"
+
+    @property
+    def url(self) -> str:
+        """Where versions are published and read: `models/<name>` is below."""
+        return f"https://{self.host}" + (f"/{self.prefix}" if self.prefix is not None else "")
+
+    def repository(self, model: str) -> str:
+        """The name of a model's repository in ECR."""
+        return (f"{self.prefix}/" if self.prefix is not None else "") + f"models/{model}"
+
+
+_IN_CLUSTER = (*USERS, "storage", "resources", "proxy_resources")
+"""Keys that only a registry in the cluster has a use for."""
+
+
+class ModelRepositoryConfig(Model):
+    """A registry by one of three implementations, with the same protocol and outputs.
+
+    `distribution` is the CNCF's own registry; `nexus` is for a company that has one or wants its
+    pages; `ecr` is Amazon's, for a cluster in AWS. `trusted_keys` are those of which one must have
+    signed a version before it is served.
+    """
+
+    implementation: Literal["distribution", "nexus", "ecr"] = immutable("distribution")
+    publisher: SecretRef | None = Field(
+        default=None, description="password of the user who adds versions"
+    )
+    reader: SecretRef | None = Field(
+        default=None, description="password of the user who reads them"
+    )
     trusted_keys: list[TrustedKey] = Field(min_length=1)
     storage: Storage = Storage(size_gib=10)
     nexus: NexusConfig | None = None
+    ecr: EcrConfig | None = None
     proxy_resources: Resources = Resources(
         cpu_request_m=10, memory_request_mib=32, memory_limit_mib=128
     )
@@ -106,12 +167,32 @@ class ModelRepositoryConfig(Model):
 
     @model_validator(mode="after")
     def _of_its_implementation(self) -> ModelRepositoryConfig:
-        if self.implementation == "nexus" and self.nexus is None:
-            text = "its admin and database are needed; declare model_repository.nexus"
-            refuse([problem("nexus", "missing", text)])
-        if self.implementation == "distribution" and self.nexus is not None:
-            text = "of another implementation than distribution; leave it out"
-            refuse([problem("nexus", "declared", text)])
+        found = []
+        for name, needed in (
+            ("nexus", "its admin and database"),
+            ("ecr", "its account, region and principals"),
+        ):
+            declared = getattr(self, name) is not None
+            if self.implementation == name and not declared:
+                text = f"{needed} are needed; declare model_repository.{name}"
+                found.append(problem(name, "missing", text))
+            if self.implementation != name and declared:
+                text = f"of another implementation than {self.implementation}; leave it out"
+                found.append(problem(name, "declared", text))
+        if self.implementation == "ecr":
+            text = "of a registry in the cluster; leave it out: model_repository.ecr has its like"
+            found += [
+                problem(key, "declared", text)
+                for key in _IN_CLUSTER
+                if key in self.model_fields_set and getattr(self, key) is not None
+            ]
+        else:
+            found += [
+                problem(user, "missing", "say where the password of this user is ({file: ...})")
+                for user in USERS
+                if getattr(self, user) is None
+            ]
+        refuse(found)
         return self
 
     def key_files(self) -> list[str]:
@@ -120,8 +201,9 @@ class ModelRepositoryConfig(Model):
         return [one.file for one in references if one.file is not None]
 
     def passwords(self) -> dict[str, SecretRef]:
-        """User -> where the password is."""
-        return {PUBLISHER: self.publisher, READER: self.reader}
+        """User -> where the password is; with ECR nobody has one."""
+        given = {PUBLISHER: self.publisher, READER: self.reader}
+        return {user: ref for user, ref in given.items() if ref is not None}
 
 
 def postgres_problems(

@@ -1,4 +1,4 @@
-"""What both implementations of the registry have: doors, users, trust, certificate, monitoring."""
+"""What both registries in the cluster have: doors, users, trust, certificate, monitoring."""
 
 from __future__ import annotations
 
@@ -98,12 +98,7 @@ class Registry(Component):
             )
             for user in USERS
         }
-        self._trust = k8s.core.v1.ConfigMap(
-            TRUST,
-            metadata=meta(TRUST, namespace, self._selector),
-            data={TRUST_KEY: pulumi.Output.unsecret(pulumi.Output.all(*trusted).apply(_bundle))},
-            opts=self.child(),
-        )
+        self._trust = trust(namespace, self._selector, trusted, self.child())
         self._account = service_account(name, namespace, self.child())
 
     def _config_map(self, part: str, data: dict[str, str]) -> k8s.core.v1.ConfigMap:
@@ -262,6 +257,21 @@ class Registry(Component):
         self.register_outputs(
             {"publish_url": self.repository.publish_url, "read_url": self.repository.read_url}
         )
+
+
+def trust(
+    namespace: pulumi.Input[str],
+    labelled: Mapping[str, str],
+    keys: Sequence[pulumi.Input[str]],
+    opts: pulumi.ResourceOptions,
+) -> k8s.core.v1.ConfigMap:
+    """The ConfigMap of the public keys of which one must have signed what is served."""
+    return k8s.core.v1.ConfigMap(
+        TRUST,
+        metadata=meta(TRUST, namespace, labelled),
+        data={TRUST_KEY: pulumi.Output.unsecret(pulumi.Output.all(*keys).apply(_bundle))},
+        opts=opts,
+    )
 
 
 def _bundle(keys: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.flows import OUTSIDE, Flow, Pods
-from components.model_repository.config import PUBLISH_PORT, READ_PORT, READER, TRUST
+from components.model_repository.config import HOST, PUBLISH_PORT, READ_PORT, READER, TRUST
 from components.workload import TRUST_CONFIG_MAP
 
 
@@ -22,8 +22,9 @@ class ModelRepository:
     keys of which one must have signed what is served. `authority` names the ConfigMap whose
     `ca.crt` verifies the certificate. `ready` holds what must be there before anybody asks.
 
-    A registry outside of the cluster (ECR, say) has no `pods` and no `authority`: flows then lead
-    to port 443 of anywhere, and the public authorities verify.
+    A registry outside of the cluster (ECR) has no `pods` and no `authority`: flows then lead to
+    port 443 of anywhere, and the public authorities verify. `secrets` then has the reader's alone.
+    `read_address` is what `read_url` will be, for checks: they are written before anything is made.
     """
 
     publish_url: pulumi.Output[str]
@@ -33,6 +34,7 @@ class ModelRepository:
     pods: Pods | None = None
     authority: str | None = TRUST_CONFIG_MAP
     trust: str = TRUST
+    read_address: str = f"https://{HOST}:{READ_PORT}"
 
     @property
     def reader_secret(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.datalake.backup_job import age
 from components.workload import alert
 
 
@@ -47,6 +48,31 @@ def model_repository_rules(name: str, namespace: str) -> list[dict[str, Any]]:
             f"{rate('4xx')} > 10 * {rate('2xx')} and {rate('4xx')} > 1",
             "almost all requests are refused: a wrong password somewhere, or somebody tries them",
             for_s=300,
+            severity="warning",
+        ),
+    ]
+
+
+def ecr_rules(cron_job: str, namespace: str, *, late_h: int = 9) -> list[dict[str, Any]]:
+    """Alerts about the CronJob that renews the token of ECR, by kube-state-metrics.
+
+    A token is good for 12 hours and renewed every 4: after `late_h` two runs have failed, and three
+    hours are left.
+    """
+    here = f'namespace="{namespace}"'
+    return [
+        alert(
+            "ModelRegistryTokenOld",
+            f"{age(cron_job, here)} > {late_h * 3600}",
+            f"the reader's token of ECR is older than {late_h} h and ends after 12: then no model "
+            f"is brought any more; see the Jobs of {cron_job}",
+            for_s=300,
+        ),
+        alert(
+            "ModelRegistryTokenUnknown",
+            f'absent(kube_cronjob_created{{{here}, cronjob="{cron_job}"}})',
+            "nobody tells how old the reader's token of ECR is; see kube-state-metrics",
+            for_s=1800,
             severity="warning",
         ),
     ]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from components.checks import Check, Fault, SecretKeyRef, settings_fault
-from components.model_repository.config import HOST as REGISTRY
-from components.model_repository.config import READ_PORT
+from components.model_repository.repository import ModelRepository
 from components.triton.config import GATEWAY, HOST, HTTP_PORT, NAMESPACE, PORT, RUNTIME_PORT
 from components.triton.models import config_map
 from model_repo.declared import Desired
@@ -18,7 +17,7 @@ from services.serving.model import DECLARED_KEY
 def serving_checks(
     *,
     models: Sequence[Desired],
-    reader_secret: str,
+    registry: ModelRepository,
     gateway: str,
     open_gateway: str,
     deaf_gateway: str,
@@ -50,10 +49,11 @@ def serving_checks(
     ]
     if not models:
         return found
-    registry: dict[str, JsonValue] = {
-        "registry": f"https://{REGISTRY}:{READ_PORT}",
+    source: dict[str, JsonValue] = {
+        "registry": registry.read_address,
+        "registry_ca": ca if registry.authority is not None else None,
         "user": {
-            key: SecretKeyRef(namespace=NAMESPACE, secret=reader_secret, key=key).arg()
+            key: SecretKeyRef(namespace=NAMESPACE, secret=registry.reader_secret, key=key).arg()
             for key in ("username", "password")
         },
     }
@@ -66,7 +66,7 @@ def serving_checks(
             id="serving.answers",
             title=f"each of {len(models)} models answers its golden set, in its declared version",
             probe="serving_answers",
-            args={**door, **names, **registry},
+            args={**door, **names, **source},
             fault=_fault(astray),
         ),
         Check(

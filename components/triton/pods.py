@@ -20,7 +20,9 @@ from components.triton.config import (
     TritonPool,
 )
 from components.workload import (
+    API_MOUNT,
     TRUST_CONFIG_MAP,
+    api_token_volume,
     config_map_volume,
     container_security,
     gpu_tolerations,
@@ -46,12 +48,15 @@ REPOSITORY, VERSIONS = "/models/repository", "/models/versions"
 _mount = k8s.core.v1.VolumeMountArgs
 
 
-def registry_settings(registry_url: str) -> RegistrySettings:
-    """Where a program of ours finds the registry and what it needs there."""
+def registry_settings(registry_url: str, *, public: bool) -> RegistrySettings:
+    """Where a program of ours finds the registry and what it needs there.
+
+    `public`: its certificate is by an authority that everybody knows.
+    """
     return RegistrySettings.model_validate(
         {
             "url": registry_url,
-            "ca": f"{_CA}/ca.crt",
+            "ca": None if public else f"{_CA}/ca.crt",
             "username": f"{_REGISTRY}/username",
             "password": f"{_REGISTRY}/password",
             "trust": f"{_TRUST}/{TRUST_KEY}",
@@ -67,7 +72,7 @@ def server_settings(port: int) -> ServerSettings:
 
 
 def sync_settings(
-    config: TritonConfig, pool: TritonPool, track: Track, registry_url: str
+    config: TritonConfig, pool: TritonPool, track: Track, registry: RegistrySettings
 ) -> SyncSettings:
     """What the sidecar is told."""
     return SyncSettings.model_validate(
@@ -75,7 +80,7 @@ def sync_settings(
             "namespace": NAMESPACE,
             "track": track,
             "pool": pool.name,
-            "registry": registry_settings(registry_url),
+            "registry": registry,
             "repository": REPOSITORY,
             "versions": VERSIONS,
             "triton": f"http://127.0.0.1:{HTTP_PORT}",
@@ -184,35 +189,6 @@ def pod_spec(
             *own_volumes(seat.name, TLS, repository),
         ],
     )
-
-
-def api_token_volume() -> k8s.core.v1.VolumeArgs:
-    """The service account's token, for the one container that mounts it."""
-    source = k8s.core.v1.VolumeProjectionArgs
-    return k8s.core.v1.VolumeArgs(
-        name="api",
-        projected=k8s.core.v1.ProjectedVolumeSourceArgs(
-            default_mode=0o440,
-            sources=[
-                source(
-                    service_account_token=k8s.core.v1.ServiceAccountTokenProjectionArgs(
-                        path="token", expiration_seconds=3600
-                    )
-                ),
-                source(
-                    config_map=k8s.core.v1.ConfigMapProjectionArgs(
-                        name="kube-root-ca.crt",
-                        items=[k8s.core.v1.KeyToPathArgs(key="ca.crt", path="ca.crt")],
-                    )
-                ),
-            ],
-        ),
-    )
-
-
-API_MOUNT = _mount(
-    name="api", mount_path="/var/run/secrets/kubernetes.io/serviceaccount", read_only=True
-)
 
 
 def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.ContainerArgs:

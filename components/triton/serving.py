@@ -37,8 +37,10 @@ from components.triton.dashboard import serving_dashboard
 from components.triton.pods import Seat
 from components.triton.rules import serving_rules
 from components.workload import (
+    API_MOUNT,
     TRUST_CONFIG_MAP,
     Component,
+    api_token_volume,
     by_https,
     certificate,
     checksum,
@@ -62,7 +64,7 @@ from components.workload import (
 )
 from model_repo.declared import Desired
 from services.serving.model import ASSIGNMENTS, STATE, TRACKS, TRAFFIC, Track
-from services.serving.settings import ControlSettings
+from services.serving.settings import ControlSettings, RegistrySettings
 
 _ALONE: Mapping[Track, str] = {
     "stable": "the environment asks for one replica of this pool",
@@ -128,7 +130,7 @@ class Serving(Component):
         self._expect()
         self.checks += serving_checks(
             models=models,
-            reader_secret=repository.reader_secret,
+            registry=repository,
             gateway=files.haproxy_cfg(config, _DOMAIN),
             open_gateway=files.haproxy_cfg(config, _DOMAIN, guarded=False),
             deaf_gateway=files.haproxy_cfg(config, _DOMAIN, asks_certificate=False),
@@ -160,6 +162,9 @@ class Serving(Component):
                 issuer=issuer,
             ),
         }
+
+    def _registry(self, url: str) -> RegistrySettings:
+        return pods.registry_settings(url, public=self._repository.authority is None)
 
     def _config_map(
         self, name: str, data: Mapping[str, pulumi.Input[str]]
@@ -240,7 +245,7 @@ class Serving(Component):
             {
                 "settings.json": self._repository.read_url.apply(
                     lambda url: pods.sync_settings(
-                        self._config, seat.pool, seat.track, url
+                        self._config, seat.pool, seat.track, self._registry(url)
                     ).model_dump_json()
                 )
             },
@@ -389,7 +394,7 @@ class Serving(Component):
             CONTROLLER,
             {
                 "settings.json": self._repository.read_url.apply(
-                    lambda url: _control_settings(config, url).model_dump_json()
+                    lambda url: _control_settings(config, self._registry(url)).model_dump_json()
                 )
             },
         )
@@ -431,14 +436,14 @@ class Serving(Component):
                     liveness_probe=probe(http=("/healthz", "control"), scheme="HTTPS", period_s=20),
                     volume_mounts=[
                         _mount(name="tmp", mount_path="/tmp"),
-                        pods.API_MOUNT,
+                        API_MOUNT,
                         *pods.own_mounts(),
                     ],
                 )
             ],
             volumes=[
                 memory_volume("tmp", 16),
-                pods.api_token_volume(),
+                api_token_volume(),
                 *pods.own_volumes(CONTROLLER, f"{CONTROLLER}-tls", self._repository),
             ],
         )
@@ -538,11 +543,11 @@ class Serving(Component):
         self.dashboards.append(serving_dashboard("serving", NAMESPACE, self._config))
 
 
-def _control_settings(config: TritonConfig, registry_url: str) -> ControlSettings:
+def _control_settings(config: TritonConfig, registry: RegistrySettings) -> ControlSettings:
     return ControlSettings.model_validate(
         {
             "namespace": NAMESPACE,
-            "registry": pods.registry_settings(registry_url),
+            "registry": registry,
             "triton_port": HTTP_PORT,
             "metrics_port": METRICS_PORT,
             "sync_port": SYNC_PORT,

@@ -28,7 +28,8 @@ class RegistrySettings(_Strict):
     """
 
     url: str = Field(pattern=r"^https://")
-    ca: Path
+    ca: Path | None
+    """None: its certificate is by a public authority."""
     username: Path
     password: Path
     trust: Path

@@ -28,7 +28,7 @@ from components.datalake.postgres_rules import pgpool_rules, postgres_rules
 from components.datalake.strimzi_operator import strimzi_rules
 from components.datalake.transfer_config import TransferConfig
 from components.datalake.transfer_rules import transfer_rules
-from components.model_repository.rules import model_repository_rules
+from components.model_repository.rules import ecr_rules, model_repository_rules
 from components.monitoring.config import DcgmConfig
 from components.monitoring.dcgm_rules import dcgm_rules
 from components.monitoring.rules import rules
@@ -91,6 +91,7 @@ GROUPS = {
     "models-backup": job_rules(
         "models", CopyBackup(max_age_h=1), name="model-registry-backup", namespace="serving"
     ),
+    "ecr": ecr_rules("model-registry-token", "serving", late_h=1),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
     "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
     "ceph": alerts(CEPH),
@@ -118,6 +119,7 @@ DUMPED = "kube_cronjob_status_last_successful_time"
 MADE = "kube_cronjob_created"
 CRON = '{namespace="datalake", cronjob="mongodb-backup"}'
 KAFKA_CRON = '{namespace="datalake", cronjob="kafka-backup"}'
+TOKEN_CRON = '{namespace="serving", cronjob="model-registry-token"}'
 MODELS_CRON = '{namespace="serving", cronjob="model-registry-backup"}'
 ANNOTATION_POD = 'namespace="datalake", pod="annotation-a"'
 ANNOTATION_UP = f'up{{{ANNOTATION_POD}, container="annotation"}}'
@@ -476,6 +478,11 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
         ),
         ("models-backup", "BackupModelsUnknown", {MADE + CRON: 1}, True),
         ("models-backup", "BackupModelsUnknown", {MADE + MODELS_CRON: 1}, False),
+        ("ecr", "ModelRegistryTokenOld", {MADE + TOKEN_CRON: 0, DUMPED + TOKEN_CRON: 1}, True),
+        ("ecr", "ModelRegistryTokenOld", {MADE + TOKEN_CRON: 1}, True),
+        ("ecr", "ModelRegistryTokenOld", {MADE + TOKEN_CRON: 0, DUMPED + TOKEN_CRON: 8000}, False),
+        ("ecr", "ModelRegistryTokenUnknown", {MADE + MODELS_CRON: 1}, True),
+        ("ecr", "ModelRegistryTokenUnknown", {MADE + TOKEN_CRON: 1}, False),
         ("annotation", "AnnotationDown", {"nothing": 1}, True),
         ("annotation", "AnnotationDown", {ANNOTATION_UP: 1}, False),
         ("annotation", "AnnotationFails", {ANNOTATION_FAILED: 1}, True),

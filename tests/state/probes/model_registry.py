@@ -131,3 +131,22 @@ def password(
         status = _look(url, None, authority)
         assert status == 401, f"{url}: nobody at all is answered with {status}"
     return "a wrong password and none are answered with 401 at both doors"
+
+
+@probe("model_registry_token")
+def token(ctx: ProbeContext, *, url: str, user: Mapping[str, Secret], repository: str) -> str:
+    """A registry that is not the cluster's takes the reader's Secret for reading alone."""
+    name, password = (ctx.secret(user[part]).decode() for part in ("username", "password"))
+    registry = Registry(url, (name, password))
+    content = secrets.token_bytes(32)
+    try:
+        # A tag that no version has: that it is not there is known to whoever may read alone.
+        registry.digest(repository, "estate-verify")
+    except OciError as error:
+        raise AssertionError(_words(error)) from None
+    try:
+        registry.put_bytes(repository, described(_FILE, content), content)
+    except OciError as error:
+        assert error.status in (401, 403), _words(error)
+        return f"reads {repository}; an upload is refused with {error.status}"
+    raise AssertionError(f"{repository}: the reader has stored 32 bytes")

@@ -53,11 +53,12 @@ def answers(
     ca: Secret,
     models: Mapping[str, int],
     registry: str,
+    registry_ca: Secret | None,
     user: Mapping[str, Secret],
 ) -> str:
     """Every model answers its golden set, in its declared version, within the set's tolerance."""
     door = _Door(ctx, host, port, ca)
-    repository = _repository(ctx, registry, user, ca)
+    repository = _repository(ctx, registry, user, registry_ca)
     state = ctx.config_map(NAMESPACE, STATE)
     for model, version in models.items():
         assert model in state, f"{model}: unknown to the controller"
@@ -76,10 +77,14 @@ def answers(
     return ", ".join(f"{model} {version}" for model, version in models.items())
 
 
-def _repository(ctx: ProbeContext, url: str, user: Mapping[str, Secret], ca: Secret) -> Repository:
+def _repository(
+    ctx: ProbeContext, url: str, user: Mapping[str, Secret], ca: Secret | None
+) -> Repository:
     """The model registry as its reader, with the keys that the estate trusts."""
-    authority, keys = ctx.tmp / "registry-ca.crt", ctx.tmp / "signing.pub"
-    authority.write_bytes(ctx.secret(ca))
+    authority, keys = None, ctx.tmp / "signing.pub"
+    if ca is not None:
+        authority = ctx.tmp / "registry-ca.crt"
+        authority.write_bytes(ctx.secret(ca))
     keys.write_text(ctx.config_map(NAMESPACE, TRUST)[TRUST_KEY])
     name, password = (ctx.secret(user[part]).decode() for part in ("username", "password"))
     return Repository(Registry(url, (name, password), ca=authority), signing.trusted([keys]))

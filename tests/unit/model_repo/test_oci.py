@@ -151,6 +151,39 @@ def test_what_another_place_asks_for_is_not_given(
     assert [said for *_, said in other.asked] == [""], "neither a password nor a token"
 
 
+def test_a_blob_comes_from_where_the_registry_leads_and_no_password_goes_there(
+    server: MemoryRegistry, registry: Registry
+) -> None:
+    """ECR answers with 307 and a signed address of S3, which refuses a second authorization."""
+    store = MemoryRegistry()
+    Registry(store.url).put_blob("a/b", BLOB, lambda: BytesIO(CONTENT))
+    store.asked = []
+    signed = f"/v2/a/b/blobs/{BLOB.digest}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0a"
+    server.redirect = store.url + signed
+    try:
+        assert read(registry) == CONTENT
+        # What comes from there is believed as little.
+        store.spoil = lambda _, content: content[:-1] + b"!"
+        with pytest.raises(OciError, match="damaged"):
+            read(registry)
+    finally:
+        store.close()
+    assert store.asked == [("GET", signed, "")] * 2
+    assert server.asked[-1][2].startswith("Basic ")
+
+
+def test_a_wrong_password_where_no_token_is_asked_for_is_said_once(
+    server: MemoryRegistry, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ECR takes user and password themselves, and asks for them by Basic."""
+    challenge = {"WWW-Authenticate": 'Basic realm="https://registry.example/",service="ecr"'}
+    monkeypatch.setattr(server, "answer", lambda *_: (401, challenge, b"Not Authorized\n"))
+    server.asked = []
+    with pytest.raises(OciError, match="401 Not Authorized"):
+        read(registry)
+    assert len(server.asked) == 1
+
+
 def test_a_redirected_write_has_stored_nothing(server: MemoryRegistry, registry: Registry) -> None:
     server.redirect = f"{server.url}/elsewhere"
     with pytest.raises(OciError, match="307"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from components.model_repository.ecr_policies import SIGNATURES
 from model_repo import signing, version
 from model_repo.oci import NotThere, OciError, Registry, canonical, digest_of
 from model_repo.repository import Repository
@@ -342,3 +344,30 @@ def test_keys() -> None:
             signing.private_key(*wrong)
     with pytest.raises(OciError, match="a trusted key: holds no public key"):
         signing.public_key(b"nonsense")
+
+
+def test_where_tags_do_not_move_a_second_key_signs_all_the_same(
+    repository: Repository, server: MemoryRegistry, folder: Path
+) -> None:
+    """As ECR is declared: immutable but for the tags of signatures."""
+    answer = server.answer
+
+    def immutable(
+        method: str, path: str, said: str, body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        name, _, tag = path.removeprefix("/v2/").partition("/manifests/")
+        there = method == "PUT" and (name, tag) in server.manifests
+        if there and not tag.startswith("sha256:") and not fnmatchcase(tag, SIGNATURES):
+            words = {"errors": [{"code": "TAG_INVALID", "message": "the repository is immutable"}]}
+            return 400, {}, json.dumps(words).encode()
+        return answer(method, path, said, body)
+
+    server.answer = immutable  # type: ignore[method-assign]
+    digest = add(repository, folder)
+    assert add(repository, folder) == digest
+    stored, new = repository.add(folder, 1, COMMIT, OTHER)
+    assert (stored.digest, new) == (digest, False)
+    other = Repository(repository.registry, [OTHER.public_key()])
+    assert other.show("digits", "1").digest == digest
+    with pytest.raises(OciError, match="TAG_INVALID"):
+        repository.registry.put_manifest("models/digits", "1", b"{}")

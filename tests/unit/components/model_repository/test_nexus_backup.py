@@ -142,8 +142,8 @@ def test_its_age_is_judged_where_it_runs(made: Made) -> None:
 
 
 def test_who_tells_ages_looks_where_the_jobs_are() -> None:
-    assert namespaces(load(ONPREM).backup) == ["datalake", "serving"]
-    assert namespaces(None) == ["datalake"]
+    assert namespaces(load(ONPREM).backup, None) == ["datalake", "serving"]
+    assert namespaces(None, load(ONPREM).model_repository) == ["datalake"]
 
 
 def run(made: Made, folder: Path, failing: str = "none") -> tuple[int, list[str]]:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from components.triton.pods import registry_settings
 from components.triton.serving import _control_settings
 from policies import model
 from policies.rules import RULES
@@ -156,11 +157,11 @@ def test_programs_understand_their_settings() -> None:
             assert read.registry.url == REGISTRY
             mounts = made().mounts(f"triton-{pool.name}-{track}", "sync").values()
             for place in (read.registry.ca, read.registry.trust, read.server.key):
-                assert str(place.parent) in mounts
+                assert place is not None and str(place.parent) in mounts
             assert f"{read.repository} rw" in mounts and f"{read.versions} rw" in mounts
     text = made().get("ConfigMap", "serving-controller-config")["data"]["settings.json"]
     control = ControlSettings.model_validate_json(text)
-    assert control == _control_settings(CONFIG, REGISTRY)
+    assert control == _control_settings(CONFIG, registry_settings(REGISTRY, public=False))
     assert control.pools == ("cpu", "gpu")
     mounts = made().mounts("serving-controller", "controller").values()
     for place in (control.ca, control.client_key, control.registry.username):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import threading
@@ -157,6 +158,38 @@ def test_what_the_sidecar_itself_lacks_says_nothing_of_a_version(site: Site, fil
     assert gate(sync, one) == "registry"
     (site.root / file).write_bytes(content)
     until(sync, is_(sync, one, "ready"))
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_password_that_is_renewed_is_taken_without_a_restart(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ECR's tokens are, which end after 12 hours."""
+    one, two = site.add(1), site.add(2)
+    sync = serving(site, one)
+    answer = site.registry.answer
+    renewed = base64.b64encode(b"reader:renewed").decode()
+
+    def expired(
+        method: str, path: str, said: str, body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        if said != f"Basic {renewed}":
+            words = "Your authorization token has expired. Reauthenticate and try again."
+            errors = {"errors": [{"code": "DENIED", "message": words}]}
+            return 403, {}, json.dumps(errors).encode()
+        return answer(method, path, said, body)
+
+    monkeypatch.setattr(site.registry, "answer", expired)
+    sync.assign(assigned(one, two))
+    until(sync, is_(sync, two, "refused"))
+    found = state(sync, two)
+    assert found and found.refusal and found.refusal.gate == "registry"
+    assert "403 DENIED: Your authorization token has expired" in found.refusal.why
+    assert served(site) == {1: b"graph 1"} and sync.ready(), "what is served goes on"
+    # As the kubelet does it: another file under the same name.
+    (site.root / "fresh").write_text("renewed\n")
+    (site.root / "fresh").replace(site.root / "password")
+    until(sync, is_(sync, two, "ready"))
 
 
 def test_what_does_not_load_takes_nothing_away(site: Site) -> None:
@@ -540,6 +573,7 @@ def test_what_is_no_assignment_is_no_order_to_serve_nothing(
         (NoAnswer("a", "broke off"), "registry"),
         (OciError("a", "503 come later", 503), "registry"),
         (OciError("a", "401", 401), "registry"),
+        (OciError("a", "403 DENIED: the token has expired", 403), "registry"),
         (OSError("no space left"), "registry"),
     ],
 )
