@@ -243,7 +243,10 @@ def _triton(seat: Seat, config: TritonConfig, image: Image) -> k8s.core.v1.Conta
         resources=resources,
         startup_probe=probe(http=("/v2/health/live", "http"), period_s=1, failures=180),
         readiness_probe=probe(http=("/v2/health/ready", "http"), period_s=2, failures=2),
-        liveness_probe=probe(http=("/v2/health/live", "http"), period_s=10, failures=6),
+        # Triton itself says that it lives while a model in it hangs; the sidecar of a canary knows.
+        liveness_probe=probe(http=("/triton", SYNC_PORT), scheme="HTTPS", period_s=10, failures=3)
+        if seat.track == "canary"
+        else probe(http=("/v2/health/live", "http"), period_s=10, failures=6),
         # The gateway learns first that this replica goes.
         lifecycle=k8s.core.v1.LifecycleArgs(
             pre_stop=k8s.core.v1.LifecycleHandlerArgs(sleep=k8s.core.v1.SleepActionArgs(seconds=5))

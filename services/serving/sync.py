@@ -105,6 +105,8 @@ class Sync:
         self._live = False
         self._whole = False
         """Whether this Triton has served all that was assigned, once since it began."""
+        self._hangs = False
+        """Whether this Triton, of a canary, has to begin anew."""
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="model")
 
     def assign(self, assigned: Mapping[str, Assigned]) -> None:
@@ -118,7 +120,7 @@ class Sync:
     def round(self) -> None:
         """Look what Triton serves, and begin what is missing."""
         self._look()
-        if self._live and self._known:
+        if self._live and self._known and not self._hangs:
             # Triton may still have what an earlier sidecar loaded.
             for name in {*self._models, *self._assigned, *self._ready}:
                 self._begin(name)
@@ -131,15 +133,26 @@ class Sync:
         except TritonError as error:
             _log.warning("%s", error)
             self._live, self._ready = False, {}
+        if not self._live:
+            self._hangs = False
         if not self._live or (self._assigned and not self._ready):
             self._whole = False  # it began anew
         elif self._known and all(map(self._settled, self._assigned)):
             self._whole = True
 
     def _settled(self, name: str) -> bool:
-        """Whether a model is served in some version, or none of them can be."""
+        """Whether a model is served in some version.
+
+        A canary's version may be one that can't be; what is served elsewhere others go on with.
+        """
+        if self._ready.get(name):
+            return True
         model = self._models.get(name, _Model())
-        return bool(self._ready.get(name)) or all(map(model.final, self._assigned[name].versions))
+        return self._canary and all(map(model.final, self._assigned[name].versions))
+
+    @property
+    def _canary(self) -> bool:
+        return self._settings.track == "canary"
 
     def _begin(self, name: str) -> None:
         model = self._models.setdefault(name, _Model())
@@ -234,7 +247,10 @@ class Sync:
             metrics.LOADS.labels(name, "failed").inc()
             _log.error("%s: load of versions %s: %s", name, numbers, error)
             if isinstance(error, TritonSilent):
-                model.deaths[newest] += not isinstance(error, TritonTimeout)
+                hangs = isinstance(error, TritonTimeout)
+                model.deaths[newest] += self._canary or not hangs
+                if hangs and self._canary:
+                    self._give_up(name)
                 if model.deaths[newest] < _DEATHS:
                     return  # it is told again when it answers
             model.refuse(newest, "load", str(error))
@@ -289,11 +305,21 @@ class Sync:
             self._triton.unload(name)
         except TritonError as error:
             _log.warning("%s: unload: %s", name, error)
+            if isinstance(error, TritonTimeout) and self._canary:
+                self._give_up(name)
             return False
         shutil.rmtree(self._settings.repository / name, ignore_errors=True)
         shutil.rmtree(self._settings.versions / name, ignore_errors=True)
         _log.info("%s: not served any more", name)
         return True
+
+    def _give_up(self, name: str) -> None:
+        """Have this Triton begin anew, without the model: one that hangs it would keep for good.
+
+        A canary's alone, which serves nobody else. Its liveness says so, and the kubelet ends it.
+        """
+        shutil.rmtree(self._settings.repository / name, ignore_errors=True)
+        self._hangs = True
 
     def _folder(self, name: str, one: Version) -> Path:
         return self._settings.versions / name / one.digest.removeprefix("sha256:")[:24]
@@ -325,6 +351,10 @@ class Sync:
         if one in model.loaded and one.version in self._ready.get(name, set()):
             return VersionStatus(digest=one.digest, state="ready")
         return VersionStatus(digest=one.digest, state="loading" if model.busy else "waiting")
+
+    def alive(self) -> bool:
+        """Whether Triton answers, and can still be told what to serve."""
+        return self._live and not self._hangs
 
     def ready(self) -> bool:
         """Whether requests may come: this Triton has served all that was assigned.
@@ -391,6 +421,7 @@ def run(settings: SyncSettings) -> NoReturn:
             "/status": lambda: (200, sync.status().model_dump_json()),
             "/readyz": lambda: (200, "ready\n") if sync.ready() else (503, "not ready\n"),
             "/healthz": lambda: (200, "alive\n"),
+            "/triton": lambda: (200, "alive\n") if sync.alive() else (503, "hangs\n"),
         },
     )
     read = 0.0

@@ -113,7 +113,10 @@ def test_requests_come_when_models_are_there_and_go_before_the_pod() -> None:
         assert sync["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
         # A registry that is away must end no sidecar: what is served goes on being served.
         assert sync["livenessProbe"]["httpGet"]["path"] == "/healthz"
-        assert triton["livenessProbe"]["httpGet"]["path"] == "/v2/health/live"
+        lives = triton["livenessProbe"]["httpGet"]
+        # A canary serves nobody else: one that a version hangs begins anew.
+        asked = ("/triton", 8080) if "canary" in name else ("/v2/health/live", "http")
+        assert (lives["path"], lives["port"]) == asked
         grace = made().pod(name)["terminationGracePeriodSeconds"]
         wait = triton["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert grace >= wait + CONFIG.request_timeout_s

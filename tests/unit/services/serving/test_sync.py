@@ -21,6 +21,7 @@ from services.serving import metrics, server
 from services.serving import sync as module
 from services.serving.model import Assigned, Version
 from services.serving.sync import Sync, assigned_to, gate_of
+from services.serving.triton import TritonTimeout
 from tests.unit.model_repo.test_repository import KEY, OTHER
 from tests.unit.services.serving.site import Site, assigned, is_, rest, state, until
 
@@ -475,14 +476,66 @@ def test_a_model_that_is_added_does_not_unready_a_pod(site: Site) -> None:
     sync.assign({**assigned(one), **assigned(other, name="other")})
     until(sync, is_(sync, other, "refused", "other"))
     assert sync.ready(), "it serves what it served"
-    # A pod that begins with both waits for what can be served, and no longer.
+    # One that begins with both would answer for the other that there is no such model.
     again = site.sync()
     again.assign({**assigned(one), **assigned(other, name="other")})
-    again.round()
-    assert not again.ready()
     until(again, is_(again, one, "ready"))
     until(again, is_(again, other, "refused", "other"))
-    until(again, again.ready)
+    again.round()
+    assert not again.ready()
+    # A canary's version is there to be tried: what can't be served holds up no other's trial.
+    canary = site.sync("canary")
+    canary.assign({**assigned(one), **assigned(other, name="other")})
+    canary.round()
+    assert not canary.ready()
+    until(canary, is_(canary, other, "refused", "other"))
+    until(canary, canary.ready)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_canary_that_a_version_hangs_begins_anew_without_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, goes_on = site.add(2), threading.Event()
+    monkeypatch.setattr("services.serving.triton.LOAD_S", 0.2)
+    site.triton.during_load = lambda: goes_on.wait(20) and None
+    sync = site.sync("canary")
+    sync.assign(assigned(two))
+    for _ in range(module._DEATHS):
+        until(sync, lambda: not sync.alive() and site.triton.loads)
+        assert not (site.root / "repository" / "digits").exists()
+        loads = len(site.triton.loads)
+        for _ in range(5):
+            sync.round()
+        assert len(site.triton.loads) == loads, "it is told nothing more"
+        site.triton.stop()  # as the kubelet does
+        sync.round()
+        site.triton.start()
+        until(sync, sync.alive)
+    until(sync, is_(sync, two, "refused"))
+    assert gate(sync, two) == "load"
+    goes_on.set()
+
+
+def test_a_canary_that_does_not_let_go_of_a_version_begins_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(self: object, model: str) -> None:
+        raise TritonTimeout("Triton does not answer within 20 s")
+
+    two = site.add(2)
+    sync = site.sync("canary")
+    sync.assign(assigned(two))
+    until(sync, is_(sync, two, "ready"))
+    monkeypatch.setattr("services.serving.triton.Triton.unload", hangs)
+    sync.assign({})
+    until(sync, lambda: not sync.alive())
+    assert not (site.root / "repository" / "digits").exists()
+    monkeypatch.undo()
+    site.triton.stop()
+    sync.round()
+    site.triton.start()
+    until(sync, sync.ready)
 
 
 def test_a_model_that_is_lost_unreadies_the_pod(site: Site) -> None:
