@@ -497,8 +497,12 @@ def test_a_canary_that_a_version_hangs_begins_anew_without_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two, goes_on = site.add(2), threading.Event()
+
+    def hang() -> None:
+        goes_on.wait(20)
+
     monkeypatch.setattr("services.serving.triton.LOAD_S", 0.2)
-    site.triton.during_load = lambda: goes_on.wait(20) and None
+    site.triton.during_load = hang
     sync = site.sync("canary")
     sync.assign(assigned(two))
     for _ in range(module._DEATHS):
