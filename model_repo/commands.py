@@ -49,10 +49,15 @@ class Where:
         """Of the registry that is named, or nothing."""
         return self.registry or os.environ.get(REGISTRY_VARIABLE) or ""
 
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """Whose own registry it is; None for one that is named."""
+        return None if self.url else Rehearsal(self.name)
+
     def open(self, *, writes: bool = False) -> Repository:
         """The models in it. Raises UsageError, EstateError and OciError."""
-        if not self.url:
-            rehearsal = Rehearsal(self.name)
+        rehearsal = self.rehearsal
+        if rehearsal is not None:
             found = models.registry(rehearsal, writes=writes)
             keys = self.trust or models.trusted(rehearsal)
             return Repository(found, signing.trusted(keys))

@@ -12,7 +12,7 @@ from model_repo.declared import REHEARSAL, Place, Served
 from model_repo.oci import OciError
 from model_repo.promote import Edit
 from model_repo.repository import Repository
-from rehearsal import console
+from rehearsal import console, serving_state
 from rehearsal.errors import UsageError
 
 
@@ -117,7 +117,10 @@ def gc(
     as_json: bool,
     **where: Unpack[WhereOptions],
 ) -> int:
-    """Show which versions nothing refers to, and delete them with `yes`."""
+    """Show which versions nothing refers to, and delete them with `yes`.
+
+    Of who serves them it asks the rehearsal alone, and only when the registry is its own.
+    """
     with _told():
         within = folder or declared.FOLDER
         known = declared.names(within)
@@ -127,8 +130,10 @@ def gc(
                 repr(strange[0]),
                 f"choose one that is declared: {', '.join(known) or 'none is'}",
             )
-        repository = Where(**where).open(writes=True)
-        found = collect.plan(repository, within, models, keep)
+        at = Where(**where)
+        repository = at.open(writes=True)
+        uses = serving_state.uses(at.rehearsal) if at.rehearsal is not None else None
+        found = collect.plan(repository, within, models, keep, uses)
         if yes:
             collect.delete(repository, found)
     if as_json:

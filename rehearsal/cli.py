@@ -559,7 +559,11 @@ def model_gc(
     ca: _Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the versions in the registry that nothing refers to; delete them with --yes."""
+    """Show the versions in the registry that nothing refers to; delete them with --yes.
+
+    In the rehearsal's own registry it keeps what the rehearsal serves, too. Of another one's it
+    knows only files and Git: what clusters serve of it must be declared in them.
+    """
     place = _place(name, registry, ca, trust)
     _call("model_repo.declared_commands:gc", model or [], keep, yes, models, as_json, **place)
 
