@@ -15,6 +15,8 @@ from model_repo.repository import Repository
 from rehearsal import console, serving_state
 from rehearsal.errors import UsageError
 
+_REHEARSAL = Place("environments", REHEARSAL)
+
 
 def promote_(
     model: str,
@@ -29,9 +31,9 @@ def promote_(
     """Write a version, once it was verified, to a model's file."""
     wanted = _places(environments, edge_groups)
     with _told():
-        repository = Where(**where).open()
+        at = Where(**where)
         made = promote.promoted(
-            repository,
+            at.open(),
             folder or declared.FOLDER,
             model,
             reference,
@@ -39,6 +41,11 @@ def promote_(
             new_contract=new_contract,
         )
         made.write()
+    if at.rehearsal is not None and (others := [one for one in made.changes if one != _REHEARSAL]):
+        console.warn(
+            f"the digest for {' and '.join(map(str, others))} is of the registry of rehearsal "
+            f"{at.rehearsal.name}: theirs must have it too (else name theirs by --registry)"
+        )
     return _tell(model, made, wanted, as_json)
 
 
@@ -209,10 +216,9 @@ def _tell(model: str, made: Edit, wanted: Sequence[Place], as_json: bool) -> int
         console.say(f"nothing changed: {places} had that version of {model} already, and it holds")
         return 0
     print(made.diff, end="")
-    rehearsal = Place("environments", REHEARSAL)
-    if rehearsal in made.changes:
+    if _REHEARSAL in made.changes:
         console.say("next: ./estate preview, then ./estate up")
-    if set(made.changes) - {rehearsal}:
+    if set(made.changes) - {_REHEARSAL}:
         console.say("next: commit it and open a merge request, whose preview shows what changes")
     return 0
 
@@ -228,7 +234,7 @@ def _row(
         "verified": None,
         "why": "",
     }
-    if served.digest is None and place != Place("environments", REHEARSAL):
+    if served.digest is None and place != _REHEARSAL:
         return found | {"verified": False, "why": "has no digest: model promote writes it"}
     if repository is None:
         return found
