@@ -23,6 +23,7 @@ def promote_(
     reference: str,
     environments: Sequence[str],
     edge_groups: Sequence[str],
+    new_group: bool,
     new_contract: bool,
     folder: Path | None,
     as_json: bool,
@@ -39,6 +40,7 @@ def promote_(
             reference,
             wanted,
             new_contract=new_contract,
+            new_group=new_group,
         )
         made.write()
     if at.rehearsal is not None and (others := [one for one in made.changes if one != _REHEARSAL]):

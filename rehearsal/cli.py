@@ -482,6 +482,9 @@ def model_promote(
     version: _Version,
     environment: _Environments = None,
     edge_group: _EdgeGroups = None,
+    new_group: Annotated[
+        bool, typer.Option("--new-group", help="An edge group may be one that is begun here.")
+    ] = False,
     allow_new_contract: _NewContract = False,
     models: _Models = None,
     trust: _Trust = None,
@@ -493,7 +496,7 @@ def model_promote(
     """Write a version to a model's model.yaml, once every byte of it was verified."""
     _call(
         "model_repo.declared_commands:promote_",
-        *(model, version, environment or [], edge_group or [], allow_new_contract),
+        *(model, version, environment or [], edge_group or [], new_group, allow_new_contract),
         *(models, as_json),
         **_place(name, registry, ca, trust),
     )

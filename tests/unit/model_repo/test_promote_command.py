@@ -25,7 +25,7 @@ def two(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 def promote(site: Site, *environments: str, registry: str | None = None) -> None:
     place: WhereOptions = {"name": "one", "registry": registry, "ca": None, "trust": []}
     code = declared_commands.promote_(
-        "digits", "2", environments, [], False, site.folder, False, **place
+        "digits", "2", environments, [], False, False, site.folder, False, **place
     )
     assert code == 0
 
