@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ def add(
 ) -> int:
     """Store and sign a version; 0 also when it was there already, the same."""
     at = Where(**where)
+    if revision and not re.fullmatch("[0-9a-f]{40}", revision):
+        raise UsageError(
+            "--revision",
+            repr(revision),
+            "give the commit's 40 hex digits, as git rev-parse has them",
+        )
     with _told():
         password = passphrase.read_bytes().rstrip(b"\r\n") if passphrase else None
         signer = signing.private_key(at.signing_key(key).read_bytes(), password)

@@ -375,7 +375,11 @@ def model_add(
         Path | None, typer.Option(help="Of the key.", dir_okay=False, exists=True)
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Commit of the training code; else the folder's.")
+        str | None,
+        typer.Option(
+            help="Commit of the training code, all 40 hex digits; else the folder's.",
+            metavar="COMMIT",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
