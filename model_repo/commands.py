@@ -96,10 +96,18 @@ def add(
         password = passphrase.read_bytes().rstrip(b"\r\n") if passphrase else None
         signer = signing.private_key(at.signing_key(key).read_bytes(), password)
         commit = revision or _commit(folder)
-        stored, new = at.open(writes=True).add(folder, number, commit, signer, _sent)
+        repository = at.open(writes=True)
+        stored, new = repository.add(folder, number, commit, signer, _sent)
+        # Of a registry that is named nobody said here which keys are trusted.
+        strange = bool(repository.trusted) and not repository.trusts(stored)
     if golden.FILE not in stored.files:
         console.warn(
             f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"
+        )
+    if strange:
+        console.warn(
+            f"no key that rehearsal {at.name} trusts has signed it, so it is not served there: "
+            "add it again without --key"
         )
     if as_json:
         console.emit_json({**_plain(stored), "new": new})

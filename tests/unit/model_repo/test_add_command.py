@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_repo import commands
 from model_repo.commands import REGISTRY_VARIABLE, Where, WhereOptions
+from model_repo.repository import Repository
 from rehearsal.errors import UsageError
 from tests.unit.model_repo.site import Site
 from tests.unit.model_repo.test_golden import values
@@ -56,3 +57,24 @@ def test_a_revision_that_is_no_whole_commit_is_the_options_fault(
     assert "version.yaml" not in str(refused.value) and "\n" not in str(refused.value)
     add(folder)
     assert site.repository.numbers("digits") == [1]
+
+
+def test_a_key_that_nobody_trusts_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "! no key that rehearsal one trusts has signed it"
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    assert add(folder, stranger) == 0
+    said = capsys.readouterr().err
+    assert "stored and signed" in said
+    assert [one.startswith(words) for one in said.splitlines()].count(True) == 1
+    add(folder)
+    add(folder, stranger)
+    assert words not in capsys.readouterr().err, "a trusted key signed it, too"
+
+
+def test_where_no_trusted_keys_are_known_nothing_is_said(
+    folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = Repository(site.repository.registry)
+    monkeypatch.setattr(Where, "open", lambda *_, **__: named)
+    add(folder, ec.generate_private_key(ec.SECP256R1()))
+    assert "trusts" not in capsys.readouterr().err
