@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,9 @@ from model_repo import declared, history
 from model_repo.declared import Served
 from model_repo.oci import NotThere
 from model_repo.repository import Repository, place
+
+Uses = Mapping[str, Mapping[Served, str]]
+"""Model -> version that runs somewhere -> who says so."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class Plan:
         return [one for one in self.versions if not one.kept]
 
 
-def plan(repository: Repository, folder: Path, only: Sequence[str], keep: int) -> Plan:
+def plan(
+    repository: Repository, folder: Path, only: Sequence[str], keep: int, uses: Uses | None = None
+) -> Plan:
     """What would be deleted of the models, all or `only` some. Raises OciError and EstateError.
 
-    Kept is what a file declares now, what it declared in its last `keep` commits, and the last
-    `keep` numbers.
+    Kept is what a file declares now, what it declared in its last `keep` commits, the last
+    `keep` numbers, and what `uses` has, whatever the files say.
     """
     versions: list[Version] = []
     orphans: dict[str, dict[str, str]] = {}
@@ -54,7 +59,8 @@ def plan(repository: Repository, folder: Path, only: Sequence[str], keep: int) -
             numbers = repository.numbers(name)
         except NotThere:
             continue
-        versions += _judged(repository, name, numbers, reasons, keep)
+        used = (uses or {}).get(name, {})
+        versions += _judged(repository, name, numbers, reasons, keep, used)
         if found := repository.orphans(name):
             orphans[name] = found
     return Plan(versions, orphans)
@@ -81,6 +87,7 @@ def _judged(
     numbers: Sequence[int],
     reasons: Sequence[tuple[str, dict[declared.Place, Served]]],
     keep: int,
+    used: Mapping[Served, str],
 ) -> list[Version]:
     by_number: dict[int, str] = dict.fromkeys(numbers[-keep:], f"one of the last {keep}")
     by_digest: dict[str, str] = {}
@@ -89,6 +96,10 @@ def _judged(
             by_number[served.version] = f"{why} for {where}"
             if served.digest is not None:
                 by_digest[served.digest] = f"{why} for {where}"
+    for served, why in used.items():
+        by_number[served.version] = why
+        if served.digest is not None:
+            by_digest[served.digest] = why
     digests = {
         number: digest
         for number in numbers

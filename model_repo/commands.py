@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,10 +50,15 @@ class Where:
         """Of the registry that is named, or nothing."""
         return self.registry or os.environ.get(REGISTRY_VARIABLE) or ""
 
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """Whose own registry it is; None for one that is named."""
+        return None if self.url else Rehearsal(self.name)
+
     def open(self, *, writes: bool = False) -> Repository:
         """The models in it. Raises UsageError, EstateError and OciError."""
-        if not self.url:
-            rehearsal = Rehearsal(self.name)
+        rehearsal = self.rehearsal
+        if rehearsal is not None:
             found = models.registry(rehearsal, writes=writes)
             keys = self.trust or models.trusted(rehearsal)
             return Repository(found, signing.trusted(keys))
@@ -80,14 +86,28 @@ def add(
 ) -> int:
     """Store and sign a version; 0 also when it was there already, the same."""
     at = Where(**where)
+    if revision and not re.fullmatch("[0-9a-f]{40}", revision):
+        raise UsageError(
+            "--revision",
+            repr(revision),
+            "give the commit's 40 hex digits, as git rev-parse has them",
+        )
     with _told():
         password = passphrase.read_bytes().rstrip(b"\r\n") if passphrase else None
         signer = signing.private_key(at.signing_key(key).read_bytes(), password)
         commit = revision or _commit(folder)
-        stored, new = at.open(writes=True).add(folder, number, commit, signer, _sent)
+        repository = at.open(writes=True)
+        stored, new = repository.add(folder, number, commit, signer, _sent)
+        # Of a registry that is named nobody said here which keys are trusted.
+        strange = bool(repository.trusted) and not repository.trusts(stored)
     if golden.FILE not in stored.files:
         console.warn(
             f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"
+        )
+    if strange:
+        console.warn(
+            f"no key that rehearsal {at.name} trusts has signed it, so it is not served there: "
+            "add it again without --key"
         )
     if as_json:
         console.emit_json({**_plain(stored), "new": new})

@@ -12,8 +12,10 @@ from model_repo.declared import REHEARSAL, Place, Served
 from model_repo.oci import OciError
 from model_repo.promote import Edit
 from model_repo.repository import Repository
-from rehearsal import console
+from rehearsal import console, serving_state
 from rehearsal.errors import UsageError
+
+_REHEARSAL = Place("environments", REHEARSAL)
 
 
 def promote_(
@@ -21,6 +23,7 @@ def promote_(
     reference: str,
     environments: Sequence[str],
     edge_groups: Sequence[str],
+    new_group: bool,
     new_contract: bool,
     folder: Path | None,
     as_json: bool,
@@ -29,16 +32,22 @@ def promote_(
     """Write a version, once it was verified, to a model's file."""
     wanted = _places(environments, edge_groups)
     with _told():
-        repository = Where(**where).open()
+        at = Where(**where)
         made = promote.promoted(
-            repository,
+            at.open(),
             folder or declared.FOLDER,
             model,
             reference,
             wanted,
             new_contract=new_contract,
+            new_group=new_group,
         )
         made.write()
+    if at.rehearsal is not None and (others := [one for one in made.changes if one != _REHEARSAL]):
+        console.warn(
+            f"the digest for {' and '.join(map(str, others))} is of the registry of rehearsal "
+            f"{at.rehearsal.name}: theirs must have it too (else name theirs by --registry)"
+        )
     return _tell(model, made, wanted, as_json)
 
 
@@ -117,7 +126,10 @@ def gc(
     as_json: bool,
     **where: Unpack[WhereOptions],
 ) -> int:
-    """Show which versions nothing refers to, and delete them with `yes`."""
+    """Show which versions nothing refers to, and delete them with `yes`.
+
+    Of who serves them it asks the rehearsal alone, and only when the registry is its own.
+    """
     with _told():
         within = folder or declared.FOLDER
         known = declared.names(within)
@@ -127,8 +139,10 @@ def gc(
                 repr(strange[0]),
                 f"choose one that is declared: {', '.join(known) or 'none is'}",
             )
-        repository = Where(**where).open(writes=True)
-        found = collect.plan(repository, within, models, keep)
+        at = Where(**where)
+        repository = at.open(writes=True)
+        uses = serving_state.uses(at.rehearsal) if at.rehearsal is not None else None
+        found = collect.plan(repository, within, models, keep, uses)
         if yes:
             collect.delete(repository, found)
     if as_json:
@@ -204,10 +218,9 @@ def _tell(model: str, made: Edit, wanted: Sequence[Place], as_json: bool) -> int
         console.say(f"nothing changed: {places} had that version of {model} already, and it holds")
         return 0
     print(made.diff, end="")
-    rehearsal = Place("environments", REHEARSAL)
-    if rehearsal in made.changes:
+    if _REHEARSAL in made.changes:
         console.say("next: ./estate preview, then ./estate up")
-    if set(made.changes) - {rehearsal}:
+    if set(made.changes) - {_REHEARSAL}:
         console.say("next: commit it and open a merge request, whose preview shows what changes")
     return 0
 
@@ -223,7 +236,7 @@ def _row(
         "verified": None,
         "why": "",
     }
-    if served.digest is None and place != Place("environments", REHEARSAL):
+    if served.digest is None and place != _REHEARSAL:
         return found | {"verified": False, "why": "has no digest: model promote writes it"}
     if repository is None:
         return found

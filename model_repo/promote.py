@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +61,14 @@ def promoted(
     places: Sequence[Place],
     *,
     new_contract: bool = False,
+    new_group: bool = False,
 ) -> Edit:
-    """The edit that gives these places a version. Raises EstateError and OciError."""
+    """The edit that gives these places a version. Raises EstateError and OciError.
+
+    An edge group that the file does not have yet is begun with `new_group` alone.
+    """
     file, content, model = _read(folder, name)
-    _known(places)
+    _known(places, model.edge_groups, new_group)
     stored = _verified(repository, name, reference)
     return _edit(repository, file, content, model, stored, places, new_contract)
 
@@ -111,13 +115,18 @@ def _read(folder: Path, name: str) -> tuple[Path, bytes, DeclaredModel]:
     return file, content, model
 
 
-def _known(places: Sequence[Place]) -> None:
-    """An environment that nobody deploys is most likely mistyped."""
+def _known(places: Sequence[Place], groups: Collection[str], new_group: bool) -> None:
+    """An environment that nobody deploys, or a group that is not there, is most likely mistyped."""
     configs = paths.root() / "configs"
     known = sorted(file.name.split(".")[1] for file in configs.glob("Pulumi.*.yaml"))
     for place in places:
         if place.kind == "environments" and place.name not in known:
             raise UsageError("--environment", repr(place.name), f"choose from: {', '.join(known)}")
+        if place.kind == "edge_groups" and place.name not in groups and not new_group:
+            there = f"choose from: {', '.join(sorted(groups))}" if groups else "the file has none"
+            raise UsageError(
+                "--edge-group", repr(place.name), f"{there}; or begin that group by --new-group"
+            )
 
 
 def _verified(repository: Repository, name: str, reference: str) -> Stored:

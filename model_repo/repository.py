@@ -192,6 +192,14 @@ class Repository:
                 found[tag] = own
         return found
 
+    def trusts(self, stored: Stored) -> bool:
+        """Whether one of the trusted keys has signed the version. Raises OciError."""
+        try:
+            signing.verify(self.registry, place(stored.version.name), stored.digest, self.trusted)
+        except signing.Unsigned:
+            return False
+        return True
+
     def pull(self, model: str, reference: str, folder: Path) -> Stored:
         """A version's files into a folder that appears whole or not at all.
 

@@ -375,7 +375,11 @@ def model_add(
         Path | None, typer.Option(help="Of the key.", dir_okay=False, exists=True)
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Commit of the training code; else the folder's.")
+        str | None,
+        typer.Option(
+            help="Commit of the training code, all 40 hex digits; else the folder's.",
+            metavar="COMMIT",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -482,6 +486,9 @@ def model_promote(
     version: _Version,
     environment: _Environments = None,
     edge_group: _EdgeGroups = None,
+    new_group: Annotated[
+        bool, typer.Option("--new-group", help="An edge group may be one that is begun here.")
+    ] = False,
     allow_new_contract: _NewContract = False,
     models: _Models = None,
     trust: _Trust = None,
@@ -493,7 +500,7 @@ def model_promote(
     """Write a version to a model's model.yaml, once every byte of it was verified."""
     _call(
         "model_repo.declared_commands:promote_",
-        *(model, version, environment or [], edge_group or [], allow_new_contract),
+        *(model, version, environment or [], edge_group or [], new_group, allow_new_contract),
         *(models, as_json),
         **_place(name, registry, ca, trust),
     )
@@ -559,7 +566,11 @@ def model_gc(
     ca: _Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the versions in the registry that nothing refers to; delete them with --yes."""
+    """Show the versions in the registry that nothing refers to; delete them with --yes.
+
+    In the rehearsal's own registry it keeps what the rehearsal serves, too. Of another one's it
+    knows only files and Git: what clusters serve of it must be declared in them.
+    """
     place = _place(name, registry, ca, trust)
     _call("model_repo.declared_commands:gc", model or [], keep, yes, models, as_json, **place)
 

@@ -238,7 +238,7 @@ def test_promoted_listed_and_taken_back(declared: Declared) -> None:
     assert (code, out) == (0, "") and "nothing changed: environment local had" in err
     declared.clone.commit()
 
-    places = ("--environment", "onprem", "--edge-group", "press")
+    places = ("--environment", "onprem", "--edge-group", "press", "--new-group")
     code, out, err = declared.estate("promote", "digits", declared.digests[3], *places, "--json")
     assert code == 0, err
     served = {"version": 3, "digest": declared.digests[3]}
@@ -281,6 +281,7 @@ def test_refused_in_one_line_and_nothing_is_written(declared: Declared) -> None:
         (("promote", "nothing", "1", "--environment", "local"), "MODEL: 'nothing'; choose one"),
         (("promote", "digits", "2"), "--environment: is not given; say who takes it"),
         (("promote", "digits", "2", "--environment", "onpren"), "choose from: "),
+        (("promote", "digits", "2", "--edge-group", "pres"), "begin that group by --new-group"),
         (("rollback", "digits", "--environment", "local"), "had no version before 1"),
         (("rollback", "digits", "--environment", "local", "--to", "3"), "never had it"),
     ):

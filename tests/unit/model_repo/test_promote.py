@@ -20,9 +20,21 @@ LOCAL, ONPREM = Place("environments", "local"), Place("environments", "onprem")
 PRESS = Place("edge_groups", "press")
 
 
-def go(site: Site, reference: str, *places: Place, new_contract: bool = False) -> promote.Edit:
+def go(
+    site: Site,
+    reference: str,
+    *places: Place,
+    new_contract: bool = False,
+    new_group: bool = False,
+) -> promote.Edit:
     made = promote.promoted(
-        site.repository, site.folder, "digits", reference, places, new_contract=new_contract
+        site.repository,
+        site.folder,
+        "digits",
+        reference,
+        places,
+        new_contract=new_contract,
+        new_group=new_group,
     )
     made.write()
     return made
@@ -52,7 +64,7 @@ def test_the_rehearsal_takes_a_number_and_the_others_a_digest(site: Site) -> Non
     assert site.text == MODEL.replace("version: 1", "version: 2")
     assert "-  local: {version: 1}  # of the rehearsal\n+  local: {version: 2}" in made.diff
     assert go(site, "2", LOCAL).diff == "", "the same again changes nothing"
-    go(site, digest, ONPREM, PRESS)
+    go(site, digest, ONPREM, PRESS, new_group=True)
     assert f"  onprem: {{version: 2, digest: {digest}}}\n" in site.text
     assert site.text.endswith(f"edge_groups:\n  press: {{version: 2, digest: {digest}}}\n")
     assert not go(site, "2", LOCAL, ONPREM, PRESS).changes
@@ -106,6 +118,24 @@ def test_an_environment_that_nobody_has(site: Site) -> None:
     places = Place("environments", "onpren")
     refused(site, "choose from: ", lambda: go(site, "1", places))
     refused(site, "has no version of this model", lambda: back(site, ONPREM))
+
+
+def test_an_edge_group_that_is_mistyped_begins_none(site: Site) -> None:
+    site.add(1)
+    site.add(2)
+    refused(
+        site,
+        "--edge-group: 'press'; the file has none; or begin that group by --new-group",
+        lambda: go(site, "1", PRESS),
+    )
+    go(site, "1", PRESS, Place("edge_groups", "oven"), new_group=True)
+    refused(
+        site,
+        "--edge-group: 'pres'; choose from: oven, press; or begin that group by --new-group",
+        lambda: go(site, "2", LOCAL, Place("edge_groups", "pres")),
+    )
+    go(site, "2", PRESS)
+    assert go(site, "2", PRESS, new_group=True).diff == "", "it may be there"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +276,7 @@ def test_back_to_one_that_is_named(site: Site) -> None:
 def test_back_where_each_place_came_from(site: Site) -> None:
     digests = {number: site.add(number) for number in (1, 2, 3)}
     go(site, "2", ONPREM)
-    go(site, "1", PRESS)
+    go(site, "1", PRESS, new_group=True)
     site.commit()
     go(site, "3", LOCAL, ONPREM, PRESS)
     site.commit()
