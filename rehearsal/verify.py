@@ -75,7 +75,8 @@ def run(name: str, prove: bool, only: list[str], as_json: bool) -> int:
 def settled(rehearsal: Rehearsal, state: State, settle_s: float = SETTLE_S) -> int:
     """Check after a change: red checks are asked again until `settle_s` are over.
 
-    Hosts are left out: their containers start while this waits.
+    It ends earlier where one is red for good (tests/state/asking.py). Hosts are left out: their
+    containers start while this waits.
     """
     began = time.monotonic()
     declared = drift.declared(state.resources)
