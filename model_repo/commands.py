@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -68,6 +68,20 @@ class Where:
             raise UsageError("--key", "is not given", "name the private key that signs")
         return given or models.signing_key(Rehearsal(self.name))
 
+    def note(self) -> None:
+        """Have the rehearsal's program know of what was added or declared, where it is its own.
+
+        `./estate up` and `preview` look by themselves; a plain `pulumi up` cannot.
+        """
+        if not self.url:
+            with contextlib.suppress(EstateError):  # what hinders it, `up` says
+                models.look(Rehearsal(self.name))
+
+    def forget(self, gone: Iterable[tuple[str, int]]) -> None:
+        """The opposite: other files may come to have the numbers of versions that are gone."""
+        if not self.url:
+            models.forget(Rehearsal(self.name), gone)
+
 
 def add(
     folder: Path,
@@ -85,6 +99,7 @@ def add(
         signer = signing.private_key(at.signing_key(key).read_bytes(), password)
         commit = revision or _commit(folder)
         stored, new = at.open(writes=True).add(folder, number, commit, signer, _sent)
+    at.note()
     if golden.FILE not in stored.files:
         console.warn(
             f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"

@@ -28,8 +28,9 @@ def promote_(
 ) -> int:
     """Write a version, once it was verified, to a model's file."""
     wanted = _places(environments, edge_groups)
+    at = Where(**where)
     with _told():
-        repository = Where(**where).open()
+        repository = at.open()
         made = promote.promoted(
             repository,
             folder or declared.FOLDER,
@@ -39,6 +40,7 @@ def promote_(
             new_contract=new_contract,
         )
         made.write()
+    at.note()
     return _tell(model, made, wanted, as_json)
 
 
@@ -54,8 +56,9 @@ def rollback(
 ) -> int:
     """Write the version that was declared before, once it was verified."""
     wanted = _places(environments, edge_groups)
+    at = Where(**where)
     with _told():
-        repository = Where(**where).open()
+        repository = at.open()
         made = promote.rolled_back(
             repository,
             folder or declared.FOLDER,
@@ -65,6 +68,7 @@ def rollback(
             new_contract=new_contract,
         )
         made.write()
+    at.note()
     return _tell(model, made, wanted, as_json)
 
 
@@ -127,9 +131,12 @@ def gc(
                 repr(strange[0]),
                 f"choose one that is declared: {', '.join(known) or 'none is'}",
             )
-        repository = Where(**where).open(writes=True)
+        at = Where(**where)
+        repository = at.open(writes=True)
         found = collect.plan(repository, within, models, keep)
         if yes:
+            # Before it: one that stayed after all is looked up again.
+            at.forget((one.model, one.number) for one in found.going)
             collect.delete(repository, found)
     if as_json:
         console.emit_json(
