@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -74,6 +74,20 @@ class Where:
             raise UsageError("--key", "is not given", "name the private key that signs")
         return given or models.signing_key(Rehearsal(self.name))
 
+    def note(self) -> None:
+        """Have the rehearsal's program know of what was added or declared, where it is its own.
+
+        `./estate up` and `preview` look by themselves; a plain `pulumi up` cannot.
+        """
+        if not self.url:
+            with contextlib.suppress(EstateError):  # what hinders it, `up` says
+                models.look(Rehearsal(self.name))
+
+    def forget(self, gone: Iterable[tuple[str, int]]) -> None:
+        """The opposite: other files may come to have the numbers of versions that are gone."""
+        if not self.url:
+            models.forget(Rehearsal(self.name), gone)
+
 
 def add(
     folder: Path,
@@ -100,6 +114,7 @@ def add(
         stored, new = repository.add(folder, number, commit, signer, _sent)
         # Of a registry that is named nobody said here which keys are trusted.
         strange = bool(repository.trusted) and not repository.trusts(stored)
+    at.note()
     if golden.FILE not in stored.files:
         console.warn(
             f"no {golden.FILE}: nothing says what it is to answer, so no environment takes it"

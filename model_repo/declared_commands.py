@@ -31,8 +31,8 @@ def promote_(
 ) -> int:
     """Write a version, once it was verified, to a model's file."""
     wanted = _places(environments, edge_groups)
+    at = Where(**where)
     with _told():
-        at = Where(**where)
         made = promote.promoted(
             at.open(),
             folder or declared.FOLDER,
@@ -43,6 +43,7 @@ def promote_(
             new_group=new_group,
         )
         made.write()
+    at.note()
     if at.rehearsal is not None and (others := [one for one in made.changes if one != _REHEARSAL]):
         console.warn(
             f"the digest for {' and '.join(map(str, others))} is of the registry of rehearsal "
@@ -63,8 +64,9 @@ def rollback(
 ) -> int:
     """Write the version that was declared before, once it was verified."""
     wanted = _places(environments, edge_groups)
+    at = Where(**where)
     with _told():
-        repository = Where(**where).open()
+        repository = at.open()
         made = promote.rolled_back(
             repository,
             folder or declared.FOLDER,
@@ -74,6 +76,7 @@ def rollback(
             new_contract=new_contract,
         )
         made.write()
+    at.note()
     return _tell(model, made, wanted, as_json)
 
 
@@ -144,6 +147,8 @@ def gc(
         uses = serving_state.uses(at.rehearsal) if at.rehearsal is not None else None
         found = collect.plan(repository, within, models, keep, uses)
         if yes:
+            # Before it: one that stayed after all is looked up again.
+            at.forget((one.model, one.number) for one in found.going)
             collect.delete(repository, found)
     if as_json:
         console.emit_json(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rehearsal import access, console, provenance, usage
 from rehearsal.clients import Clients, exclusive
-from rehearsal.drills.harness import is_green
+from rehearsal.drills.harness import need_green
 from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
@@ -25,10 +25,7 @@ def run(name: str, out: Path | None) -> int:
     rehearsal = real(name)
     provenance.writable(out)
     with exclusive(rehearsal, "bench"):
-        if not is_green(rehearsal, settle_s=60):
-            raise EstateError(
-                f"rehearsal {name}", "is not green", f"run ./estate up --name {name} first"
-            )
+        need_green(rehearsal)
         console.step("what the idle estate uses")
         used = usage.by_component(rehearsal)
         # Before what is sent: its checks would wait behind the images that the pipeline then has.

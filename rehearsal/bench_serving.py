@@ -21,7 +21,7 @@ from typing import Any
 from rehearsal import bench, console, provenance
 from rehearsal.access import INFERENCE
 from rehearsal.clients import exclusive
-from rehearsal.drills.harness import is_green
+from rehearsal.drills.harness import need_green
 from rehearsal.drills.serving import SETTLE_S, Stage, declare, stage
 from rehearsal.errors import EstateError
 from rehearsal.load import Load
@@ -167,10 +167,7 @@ def run(name: str, out: Path | None) -> int:
     rehearsal = bench.real(name)
     provenance.writable(out)
     with exclusive(rehearsal, "bench"):
-        if not is_green(rehearsal, settle_s=60):
-            raise EstateError(
-                f"rehearsal {name}", "is not green", f"run ./estate up --name {name} first"
-            )
+        need_green(rehearsal)
         with stage(rehearsal, lambda text: console.say(f"  {text}")) as scene:
             direct = targets(scene)
             figures: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from rehearsal.drills import (
     rotation,
     transfer,
 )
-from rehearsal.drills.harness import Drill, Result, is_green, perform
+from rehearsal.drills.harness import Drill, Result, need_green, perform
 from rehearsal.errors import EstateError, UsageError
 from rehearsal.rehearsal import Rehearsal
 
@@ -156,9 +156,7 @@ def _real(name: str) -> Rehearsal:
 def _green(rehearsal: Rehearsal) -> Iterator[None]:
     """Nobody else measures on it, and all is well before. Raises EstateError."""
     with exclusive(rehearsal, "drill"):
-        if not is_green(rehearsal, settle_s=60):
-            way_out = f"run ./estate up --name {rehearsal.name} first"
-            raise EstateError(f"rehearsal {rehearsal.name}", "is not green", way_out)
+        need_green(rehearsal)
         yield
 
 

@@ -145,11 +145,26 @@ def look(rehearsal: Rehearsal) -> None:
 
 def _known(rehearsal: Rehearsal) -> dict[str, dict[int, str]]:
     file = rehearsal.folder / FILE
-    return _DIGESTS.validate_json(file.read_bytes()) if file.exists() else {}
+    try:
+        return _DIGESTS.validate_json(file.read_bytes()) if file.exists() else {}
+    except ValueError:
+        return {}  # the program refuses it by name; here it is written anew
 
 
 def _both(known: Digests, found: Digests) -> dict[str, dict[int, str]]:
     return {name: {**known.get(name, {}), **found.get(name, {})} for name in {**known, **found}}
+
+
+def forget(rehearsal: Rehearsal, gone: Iterable[tuple[str, int]]) -> None:
+    """Take those models' versions out of what the registry is known to have."""
+    known, away = _known(rehearsal), set(gone)
+    # A model of which nothing is left stays: what is served must not go with a warning alone.
+    left = {
+        name: {number: one for number, one in versions.items() if (name, number) not in away}
+        for name, versions in known.items()
+    }
+    if left != known:
+        write(rehearsal.folder, left)
 
 
 def bring(rehearsal: Rehearsal) -> bool:

@@ -75,13 +75,20 @@ def run(name: str, prove: bool, only: list[str], as_json: bool) -> int:
 def settled(rehearsal: Rehearsal, state: State, settle_s: float = SETTLE_S) -> int:
     """Check after a change: red checks are asked again until `settle_s` are over.
 
-    Hosts are left out: their containers start while this waits.
+    It ends earlier where one is red for good (tests/state/asking.py). Hosts are left out: their
+    containers start while this waits.
     """
+    return 1 if any(row.state == "failed" for row in watched(rehearsal, state, settle_s)) else 0
+
+
+def watched(rehearsal: Rehearsal, state: State, settle_s: float) -> list[Row]:
+    """The same; returns the rows that it showed."""
     began = time.monotonic()
     declared = drift.declared(state.resources)
     rows = _rows(rehearsal, state.outputs["checks"], [], declared, settle_s, [], hosts=False)
     mode = rehearsal.required().mode
-    return _report(rehearsal.name, mode, rows, time.monotonic() - began, as_json=False)
+    _report(rehearsal.name, mode, rows, time.monotonic() - began, as_json=False)
+    return rows
 
 
 def still_green(

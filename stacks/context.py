@@ -180,8 +180,9 @@ class Context:
             # Left out, what is served would go.
             raise ConfigError(
                 f"{name}/{declared.FILE}: {place}: version {served.version} is not in the "
-                f"rehearsal's registry; ./estate model add FOLDER --version {served.version}, or "
-                "go back to one that is"
+                f"rehearsal's registry as it was last looked into ({MODELS_VARIABLE}); "
+                "./estate preview or up looks again; where it lacks: ./estate model add FOLDER "
+                f"--version {served.version}, or go back to one that is there"
             )
         if digest is None and made_here:
             pulumi.log.warn(

@@ -24,6 +24,7 @@ from rehearsal import access, verify
 from rehearsal.clients import Clients
 from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
+from rehearsal.inside import Row
 from rehearsal.kube import Api, ApiError, Object, ready
 from rehearsal.pulumi import Pulumi
 from rehearsal.rehearsal import CORE, Rehearsal
@@ -31,6 +32,8 @@ from rehearsal.rehearsal import CORE, Rehearsal
 BEFORE_S = 5.0  # of undisturbed writing
 AFTER_S = 20.0  # of writing after the blow, at least
 LIMIT_S = 240.0  # for the estate to recover by itself
+_NAMED = 3  # of the red checks, in the line that refuses to begin
+_WORDS = 120  # characters of what each of them says
 
 Event = tuple[float, str]
 
@@ -255,14 +258,34 @@ def _repair(rehearsal: Rehearsal, writers: Clients, scene: Scene) -> tuple[str, 
 
 def is_green(rehearsal: Rehearsal, settle_s: float = LIMIT_S) -> bool:
     """Whether all checks pass within so many seconds; the table goes to a log."""
-    shown, code = io.StringIO(), 1
+    return not _red(rehearsal, settle_s)
+
+
+def need_green(rehearsal: Rehearsal) -> None:
+    """What measures begins on a green rehearsal. Raises EstateError, which names what is red."""
+    red = _red(rehearsal, 60)
+    if not red:
+        return
+    words = "; ".join(f"{row.id}: {row.detail[:_WORDS]}" for row in red[:_NAMED])
+    more = f"; and {len(red) - _NAMED} more" if len(red) > _NAMED else ""
+    raise EstateError(
+        f"rehearsal {rehearsal.name}",
+        f"is not green: {words}{more}",
+        f"run ./estate up --name {rehearsal.name} first",
+    )
+
+
+def _red(rehearsal: Rehearsal, settle_s: float) -> list[Row]:
+    """What is still red after so many seconds."""
+    shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
         try:
-            code = verify.settled(rehearsal, Pulumi(rehearsal).state(), settle_s)
+            rows = verify.watched(rehearsal, Pulumi(rehearsal).state(), settle_s)
         except EstateError as error:  # a finished drill's figures must not be lost for it
             print(error)
+            rows = [Row(error.thing, "", "failed", f"{error.value}; {error.way_out}")]
     (rehearsal.folder / "logs" / "drill-verify.log").write_text(shown.getvalue())
-    return code == 0
+    return [row for row in rows if row.state == "failed"]
 
 
 def _results(writers: Clients, drill: Drill, scene: Scene) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from rehearsal.backup import commands as work
 from rehearsal.backup.estate import Subject, folder_of, subject
 from rehearsal.clients import Clients, exclusive
 from rehearsal.drills import markers
-from rehearsal.drills.harness import is_green
+from rehearsal.drills.harness import is_green, need_green
 from rehearsal.drills.up_command import run_up
 from rehearsal.errors import EstateError
 from rehearsal.progress import BackupBars
@@ -54,8 +54,7 @@ def run(name: str, out: Path | None) -> int:
 def perform(name: str, say: Callable[[str], None]) -> dict[str, Any]:
     """All of it; returns the figures. Raises EstateError and BackupError."""
     found = subject(name)
-    if not is_green(found.rehearsal, settle_s=60):
-        raise EstateError(f"rehearsal {name}", "is not green", f"run ./estate up --name {name}")
+    need_green(found.rehearsal)
     seed, now_ms = int(time.time()), markers.now_ms()
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)

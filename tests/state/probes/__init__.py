@@ -35,6 +35,10 @@ TIMEOUT_S = 45.0
 """A probe that has not answered by then counts as red, whatever its clients still wait for."""
 
 
+class Final(AssertionError):
+    """A red that stays: nothing that is declared changes it, so nobody need wait for green."""
+
+
 def probe(name: str) -> Callable[[_P], _P]:
     """Register a probe under the name that checks use."""
 
@@ -105,12 +109,16 @@ class ProbeContext:
 
 @dataclass(frozen=True)
 class Result:
-    """A check's answer: `ok`, one line of detail, milliseconds of the last try."""
+    """A check's answer: `ok`, one line of detail, milliseconds of the last try.
+
+    `final`: red, and asking again is of no use.
+    """
 
     id: str
     ok: bool
     detail: str
     ms: int
+    final: bool = False
 
     def json_object(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -124,28 +132,30 @@ def run_check(
     timeout_s: float = TIMEOUT_S,
 ) -> Result:
     """Ask one check once; never raises, a probe that hangs is left behind and counts as red."""
-    answer: list[tuple[bool, str]] = []
+    answer: list[tuple[bool, str, bool]] = []
     began = time.monotonic()
     target = threading.Thread(
         target=lambda: answer.append(_ask(check, folder, api)), daemon=True, name=check["id"]
     )
     target.start()
     target.join(timeout_s)
-    ok, detail = answer[0] if answer else (False, f"no answer within {timeout_s:.0f} s")
-    return Result(check["id"], ok, detail, round((time.monotonic() - began) * 1000))
+    late = (False, f"no answer within {timeout_s:.0f} s", False)
+    ok, detail, final = answer[0] if answer else late
+    return Result(check["id"], ok, detail, round((time.monotonic() - began) * 1000), final)
 
 
-def _ask(check: Mapping[str, Any], folder: Path, api: Api) -> tuple[bool, str]:
+def _ask(check: Mapping[str, Any], folder: Path, api: Api) -> tuple[bool, str, bool]:
     name = check["probe"]
     try:
         asked = find(name)
         assert asked is not None, f"no probe is called {name!r} in tests/state/probes"
         with TemporaryDirectory(dir=folder, prefix="probe-", ignore_cleanup_errors=True) as tmp:
-            return True, one_line(asked(ProbeContext(Path(tmp), api), **check["args"]))
+            return True, one_line(asked(ProbeContext(Path(tmp), api), **check["args"])), False
     except AssertionError as error:
-        return False, one_line(error) or "assertion without a message"
+        words = one_line(error) or "assertion without a message"
+        return False, words, isinstance(error, Final)
     except Exception as error:  # whatever a client library raises is an answer too: red
-        return False, one_line(f"{type(error).__name__}: {error}")
+        return False, one_line(f"{type(error).__name__}: {error}"), False
 
 
 def one_line(value: object) -> str:

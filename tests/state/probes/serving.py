@@ -21,12 +21,14 @@ from model_repo import golden, signing
 from model_repo.oci import Registry
 from model_repo.repository import Repository
 from services.serving.model import STATE, Progress
-from tests.state.probes import ProbeContext, probe
+from tests.state.probes import Final, ProbeContext, probe
 
 Secret = Mapping[str, str]
 _TIMEOUT_S = 20
 _BATCH = 8
 """Examples of a golden set in one request: what each of the models takes."""
+_WHY = 110
+"""Characters of a refusal's reason: the way out has to fit into a row too."""
 
 
 class _Door:
@@ -60,6 +62,7 @@ def answers(
     door = _Door(ctx, host, port, ca)
     repository = _repository(ctx, registry, user, registry_ca)
     state = ctx.config_map(NAMESPACE, STATE)
+    _not_refused(state, models)
     for model, version in models.items():
         assert model in state, f"{model}: unknown to the controller"
         served = Progress.model_validate_json(state[model]).stable
@@ -75,6 +78,22 @@ def answers(
             different = golden.compare(part, found["outputs"])
             assert not different, f"{model}: {'; '.join(different)}"
     return ", ".join(f"{model} {version}" for model, version in models.items())
+
+
+def _not_refused(state: Mapping[str, str], models: Mapping[str, int]) -> None:
+    """Raises Final when a version that is declared was refused and is not tried again."""
+    for model, version in models.items():
+        if model not in state:
+            continue
+        refused = Progress.model_validate_json(state[model]).refused
+        # The record of one that is not declared any more goes at the controller's next look.
+        if refused is None or refused.again or refused.version != version:
+            continue
+        why = refused.why if len(refused.why) <= _WHY else refused.why[: _WHY - 3] + "..."
+        raise Final(
+            f"{model}: version {version} is refused for good, gate {refused.gate}: {why}; "
+            "declare another (./estate model promote or rollback), then ./estate up"
+        )
 
 
 def _repository(
@@ -93,6 +112,7 @@ def _repository(
 @probe("serving_grpc")
 def by_grpc(ctx: ProbeContext, host: str, port: int, ca: Secret, models: Mapping[str, int]) -> str:
     """The same by gRPC, with NVIDIA's client."""
+    _not_refused(ctx.config_map(NAMESPACE, STATE), models)
     said = []
     file = ctx.tmp / "ca.crt"
     file.write_bytes(ctx.secret(ca))
@@ -171,6 +191,7 @@ def runtime(ctx: ProbeContext, host: str, port: int, ca: Secret) -> str:
 def rollouts(ctx: ProbeContext, models: Mapping[str, int]) -> str:
     """The controller's own record: idle, the declared version served, none refused."""
     found = ctx.config_map(NAMESPACE, STATE)
+    _not_refused(found, models)
     for model, version in models.items():
         text = found.get(model)
         assert text, f"{model}: unknown to the controller"

@@ -8,15 +8,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rehearsal import bench, drill, provenance
+from rehearsal import bench, drill, provenance, verify
 from rehearsal.drills import harness, mongodb
 from rehearsal.drills.harness import Result, Written, log_times, longest_gap, observer, timeline
 from rehearsal.drills.record import Record
 from rehearsal.errors import EstateError, UsageError
+from rehearsal.inside import Row
 from rehearsal.rehearsal import Rehearsal
 from tests.unit.rehearsal.conftest import Folders
 
@@ -332,3 +334,50 @@ def test_a_second_drill_on_the_rehearsal_it_makes_is_refused(folders: Folders) -
             drill.run("local", ["interruptions"], None, 1, 1)
     finally:
         os.close(folder)
+
+
+# -- before a measurement ------------------------------------------------------------------------
+
+
+def state(one: Rehearsal, monkeypatch: pytest.MonkeyPatch, *rows: Row) -> None:
+    """What the checks of a rehearsal say."""
+    one.prepare("node", "", None)
+    (one.folder / "logs").mkdir(exist_ok=True)
+    monkeypatch.setattr(harness, "Pulumi", lambda _: SimpleNamespace(state=lambda: None))
+    monkeypatch.setattr(verify, "watched", lambda *_: list(rows))
+
+
+def test_a_measurement_begins_on_what_is_green(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state(
+        Rehearsal("one"), monkeypatch, Row("a.b", "t", "passed", ""), Row("c", "t", "skipped", "")
+    )
+    harness.need_green(Rehearsal("one"))
+    assert harness.is_green(Rehearsal("one"))
+
+
+def test_what_is_not_green_names_its_red_checks(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    red = [Row(f"kafka.{number}", "t", "failed", "no broker " * 20) for number in range(5)]
+    state(Rehearsal("one"), monkeypatch, Row("a.b", "t", "passed", "good"), *red)
+    with pytest.raises(EstateError) as found:
+        harness.need_green(Rehearsal("one"))
+    words = str(found.value)
+    assert words.startswith("rehearsal one: is not green: kafka.0: no broker no broker")
+    assert "kafka.2: " in words and "kafka.3" not in words and "a.b" not in words
+    assert words.endswith("; and 2 more; run ./estate up --name one first") and len(words) < 520
+    assert not harness.is_green(Rehearsal("one"))
+
+
+def test_checks_that_cannot_be_asked_are_named_too(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> list[Row]:
+        raise EstateError("verify", "its tests do not end", "see the log")
+
+    state(Rehearsal("one"), monkeypatch)
+    monkeypatch.setattr(verify, "watched", fails)
+    with pytest.raises(EstateError, match="is not green: verify: its tests do not end"):
+        harness.need_green(Rehearsal("one"))

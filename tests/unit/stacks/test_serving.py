@@ -97,6 +97,7 @@ def test_a_version_that_the_rehearsal_lacks(folder: Path) -> None:
     # Left out, the version that is served would go.
     line = refused(context(folder))
     assert "digits/model.yaml: environment local: version 7 is not in the" in line
+    assert "last looked into (ESTATE_MODELS); ./estate preview or up looks again" in line
     assert "./estate model add FOLDER --version 7" in line
     (folder / "models.json").write_text(json.dumps({"anomaly": {"3": D2}}))
     # It is brought by `up`, or by hand: until then nothing of it is served.
