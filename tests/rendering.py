@@ -155,7 +155,7 @@ def _rendered(environment: str, values: str) -> Rendered:
     return Rendered(**json.loads(done.stdout))
 
 
-def _run(environment: str, given: str) -> dict[str, Any]:
+def _run(environment: str, given: str = "") -> dict[str, Any]:
     found = _Mocks()
     monitor = _Monitor(found)
     pulumi.runtime.set_mocks(

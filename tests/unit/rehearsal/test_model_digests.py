@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from model_repo import commands, declared_commands, signing
 from model_repo.oci import Registry
 from model_repo.repository import Repository
-from rehearsal import models
+from rehearsal import models, serving_state
 from rehearsal.errors import EstateError
 from rehearsal.rehearsal import Rehearsal
 from tests.unit.model_repo.registry import MemoryRegistry
@@ -88,6 +88,7 @@ def running(
     monkeypatch.setattr(models, "wanted", lambda: wanted(site.folder))
     monkeypatch.setattr(models, "registry", lambda *_, **__: site.repository.registry)
     monkeypatch.setattr(models, "trusted", lambda _: [public])
+    monkeypatch.setattr(serving_state, "uses", lambda _: {})
     models.write(found.folder, {"digits": {1: site.add(1)}})
     return found
 
@@ -100,7 +101,7 @@ def test_what_was_promoted_is_known_at_once(running: Rehearsal, site: Site) -> N
     digest = site.add(2)
     assert noted(running) == ["1"]
     environments, groups = ["local"], list[str]()
-    to = (environments, groups, False, site.folder, True)
+    to = (environments, groups, False, False, site.folder, True)
     assert declared_commands.promote_("digits", "2", *to, **HERE) == 0
     assert models._known(running)["digits"][2] == digest
     assert noted(running) == ["1", "2"]
