@@ -7,9 +7,11 @@ ready. What cannot be brought is named and changes nothing of what is served.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
+import socket
 import threading
 import time
 from collections import Counter
@@ -39,7 +41,7 @@ from services.serving.model import (
     VersionStatus,
 )
 from services.serving.settings import SyncSettings
-from services.serving.triton import Triton, TritonError, TritonSilent, TritonTimeout
+from services.serving.triton import Triton, TritonError, TritonSilent, TritonTimeout, ended
 
 _log = logging.getLogger("serving")
 _EVERY_S = 1.0
@@ -105,8 +107,8 @@ class Sync:
         self._live = False
         self._whole = False
         """Whether this Triton has served all that was assigned, once since it began."""
-        self._hangs = False
-        """Whether this Triton, of a canary, has to begin anew."""
+        self._hangs: socket.socket | None = None
+        """The witness of a Triton, of a canary, that has to begin anew."""
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="model")
 
     def assign(self, assigned: Mapping[str, Assigned]) -> None:
@@ -120,7 +122,7 @@ class Sync:
     def round(self) -> None:
         """Look what Triton serves, and begin what is missing."""
         self._look()
-        if self._live and self._known and not self._hangs:
+        if self._live and self._known and self._hangs is None:
             # Triton may still have what an earlier sidecar loaded.
             for name in {*self._models, *self._assigned, *self._ready}:
                 self._begin(name)
@@ -133,8 +135,9 @@ class Sync:
         except TritonError as error:
             _log.warning("%s", error)
             self._live, self._ready = False, {}
-        if not self._live:
-            self._hangs = False
+        if self._hangs is not None and ended(self._hangs):
+            self._hangs.close()
+            self._hangs = None
         if not self._live or (self._assigned and not self._ready):
             self._whole = False  # it began anew
         elif self._known and all(map(self._settled, self._assigned)):
@@ -319,7 +322,8 @@ class Sync:
         A canary's alone, which serves nobody else. Its liveness says so, and the kubelet ends it.
         """
         shutil.rmtree(self._settings.repository / name, ignore_errors=True)
-        self._hangs = True
+        with contextlib.suppress(OSError):  # it has ended
+            self._hangs = self._hangs or self._triton.witness()
 
     def _folder(self, name: str, one: Version) -> Path:
         return self._settings.versions / name / one.digest.removeprefix("sha256:")[:24]
@@ -354,7 +358,7 @@ class Sync:
 
     def alive(self) -> bool:
         """Whether Triton answers, and can still be told what to serve."""
-        return self._live and not self._hangs
+        return self._live and self._hangs is None
 
     def ready(self) -> bool:
         """Whether requests may come: this Triton has served all that was assigned.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -40,6 +42,16 @@ class Triton:
             return self._ask("GET", "/v2/health/live").ok
         except TritonError:
             return False
+
+    def witness(self) -> socket.socket:
+        """A connection that ends with this server: who only asks does not see one begin anew.
+
+        Raises OSError.
+        """
+        place = urlsplit(self._url)
+        made = socket.create_connection((place.hostname, place.port), _TIMEOUT_S[0])
+        made.setblocking(False)
+        return made
 
     def load(self, model: str) -> None:
         """Read the model's folder and configuration again; in its place until the new is there."""
@@ -97,6 +109,16 @@ class Triton:
         except (ValueError, KeyError, TypeError):
             words = answer.text
         raise TritonError(f"{' '.join(words.split())[:400] or answer.reason}")
+
+
+def ended(witness: socket.socket) -> bool:
+    """Whether the server that it was made to is gone."""
+    try:
+        return not witness.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def failures(metrics: str) -> dict[tuple[str, str], int]:

@@ -5,8 +5,10 @@ It reads the repository's folder as Triton does, and keeps what each version's f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -64,8 +66,16 @@ class FakeTriton:
             def log_message(self, *_: object) -> None:
                 """Not on the tests' screen."""
 
-        self._handler = Handler
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                fake._connections.append(request)
+                super().process_request(request, client_address)
+
+        self._handler, self._kind = Handler, Server
         self._server: ThreadingHTTPServer | None = None
+        self._connections: list[socket.socket] = []
         self.port = 0
         self.start()
 
@@ -74,8 +84,7 @@ class FakeTriton:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
-        self._server.daemon_threads = True
+        self._server = self._kind(("127.0.0.1", self.port), self._handler)
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -85,6 +94,10 @@ class FakeTriton:
         self._server.shutdown()
         self._server.server_close()
         self._server = None
+        for one in self._connections:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._connections.clear()
         self.served = {}
 
     def close(self) -> None:
