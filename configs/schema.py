@@ -41,6 +41,7 @@ from components.platform.config import (
     NetworkConfig,
     PkiConfig,
 )
+from components.realtime.collect_config import CollectConfig, collect_problems
 from components.realtime.mosquitto_config import MosquittoConfig
 from components.triton.config import TritonConfig
 from configs import document, problems
@@ -135,6 +136,7 @@ class Environment(Model):
     cloudnative_pg: CloudNativePgConfig = CloudNativePgConfig()
     postgres: PostgresConfig | None = None
     pgpool: PgpoolConfig | None = None
+    collect: CollectConfig | None = None
     transfer: TransferConfig | None = None
     pipeline: PipelineConfig | None = None
     annotation: AnnotationConfig | None = None
@@ -174,6 +176,8 @@ class Environment(Model):
                 )
                 refuse([problem(f"{key}.implementation", operator, text)])
         refuse(self._transfer_problems())
+        if self.collect is not None:
+            refuse(collect_problems(self.mosquitto, self.kafka))
         if self.pgpool is not None and self.postgres is None:
             refuse(
                 [

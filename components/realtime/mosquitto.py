@@ -19,6 +19,7 @@ from components.realtime.mosquitto_config import (
     PORT,
     SERVE,
     UID,
+    VERIFY_DEVICE,
     VERIFY_TOPIC,
     Acl,
     MosquittoConfig,
@@ -50,16 +51,20 @@ from components.workload import (
     service_dns,
     waive,
 )
+from services.collect.messages import readings
 
 
 class Mosquitto(Component):
     """The broker as a StatefulSet of one, its users as Secrets `mosquitto-<user>`.
 
-    `host` and `port` are where clients connect; `users` maps a name to its Secret's name
-    (keys `username`, `password`).
+    `host` and `port` are where clients connect, `address` the host as text that is known before;
+    `users` maps a name, of devices too, to its Secret's name (keys `username`, `password`); `pods`
+    are those that clients reach.
     """
 
     host: pulumi.Output[str]
+    address: str
+    pods: Pods
     port: int
     users: dict[str, pulumi.Output[str]]
 
@@ -123,6 +128,7 @@ class Mosquitto(Component):
             ),
         )
         pods = Pods(name=name, namespace=namespace_name, selector=self._selector)
+        self.address, self.pods = host, pods
         # The exporter beside the broker asks it by the name that its certificate has.
         self.flows.append(Flow(source=pods, target=pods, ports=[PORT]))
         if monitors is not None:
@@ -169,7 +175,7 @@ class Mosquitto(Component):
                 string_data={"username": user.name, "password": passwords[user.name]},
                 opts=self.child(),
             )
-            for user in self._config.users
+            for user in self._config.everyone
         }
 
     def _stateful_set(
@@ -191,7 +197,7 @@ class Mosquitto(Component):
                             *(settings[part].data for part in sorted(settings))
                         ),
                         "estate.dev/passwords": checksum(
-                            *(passwords[user.name] for user in self._config.users)
+                            *(passwords[user.name] for user in self._config.everyone)
                         ),
                     },
                 ),
@@ -289,7 +295,7 @@ class Mosquitto(Component):
                 secret_volume("tls", f"{name}-tls"),
                 secret_volume("exporter-user", f"{name}-exporter"),
                 passwords_volume(
-                    "users", {user.name: f"{name}-{user.name}" for user in self._config.users}
+                    "users", {user.name: f"{name}-{user.name}" for user in self._config.everyone}
                 ),
                 memory_volume("auth", 1),
             ],
@@ -336,8 +342,8 @@ class Mosquitto(Component):
             ).arg(),
             "ca": SecretKeyRef(namespace=namespace, secret=f"{name}-tls", key="ca.crt").arg(),
         }
-        verify = next(user for user in self._config.users if user.name == "verify")
-        for check, title, probe_name, extra, patch in (
+        verify = next(user for user in self._config.everyone if user.name == "verify")
+        checks: list[tuple[str, str, str, dict[str, Any], dict[str, str]]] = [
             (
                 "round-trip",
                 "a message published over TLS comes back",
@@ -364,7 +370,28 @@ class Mosquitto(Component):
                     )
                 },
             ),
-        ):
+        ]
+        devices = {device.name: device.user for device in self._config.devices}
+        if (device := devices.get(VERIFY_DEVICE)) is not None:
+            foreign = readings("another")
+            password = SecretKeyRef(
+                namespace=namespace, secret=f"{name}-{device.name}", key="password"
+            )
+            checks.append(
+                (
+                    "device",
+                    "a device is denied the readings of another one",
+                    "mosquitto_foreign_topic",
+                    {"topic": foreign, "username": device.name, "password": password.arg()},
+                    {
+                        "acl": acl_file(
+                            self._config,
+                            {device.name: [*device.acl, Acl(topic=foreign, access="write")]},
+                        )
+                    },
+                )
+            )
+        for check, title, probe_name, extra, patch in checks:
             self.checks.append(
                 Check(
                     id=f"mosquitto.{check}",

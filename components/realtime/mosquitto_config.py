@@ -18,12 +18,15 @@ from components.model import (
     problem,
     refuse,
 )
+from services.collect import messages
 
 PORT = 8883
 METRICS_PORT = 9641
 UID = 1883
 VERIFY_TOPIC = "estate/verify"
 """Topic of the round trip check; the user `verify` may use it and nothing else."""
+VERIFY_DEVICE = "verify-sensor"
+"""The device that checks are."""
 
 _METRICS = {
     "clients/connected": ("mosquitto_clients_connected", "gauge", "clients connected now"),
@@ -44,7 +47,7 @@ _METRICS = {
 
 
 class Acl(Model):
-    """What a user may do with topics of a filter; `%u` and `%c` stand for user and client id."""
+    """What a user may do with topics of a filter."""
 
     topic: str = Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x20]+$")
     access: Literal["read", "write", "readwrite"]
@@ -67,10 +70,30 @@ class MosquittoUser(Model):
     acl: list[Acl] = Field(default_factory=list)
 
 
+class MosquittoDevice(Model):
+    """A sensor: a user that publishes its own readings and reads its own acknowledgements.
+
+    Its rules name it. A `pattern` with `%u` would hold for every user of the broker.
+    """
+
+    name: Name
+    password: SecretRef
+
+    @property
+    def user(self) -> MosquittoUser:
+        """With its rules."""
+        acl = [
+            Acl(topic=messages.readings(self.name), access="write"),
+            Acl(topic=messages.acknowledgements(self.name), access="read"),
+        ]
+        return MosquittoUser(name=self.name, password=self.password, acl=acl)
+
+
 class MosquittoConfig(Model):
     """The broker: one replica with its queue on a claim (Mosquitto has no cluster mode)."""
 
     users: list[MosquittoUser] = Field(min_length=1)
+    devices: list[MosquittoDevice] = Field(default_factory=list)
     storage: Storage = Storage(size_gib=1)
     resources: Resources = Resources(cpu_request_m=20, memory_request_mib=24, memory_limit_mib=128)
     exporter_resources: Resources = Resources(
@@ -96,8 +119,19 @@ class MosquittoConfig(Model):
             for needed, why in (("verify", "checks"), ("exporter", "metrics"))
             if needed not in names
         ]
+        devices = [device.name for device in self.devices]
+        problems += [
+            problem(f"devices.{i}.name", name, "declared twice; every device and user once")
+            for i, name in enumerate(devices)
+            if name in names or name in devices[:i]
+        ]
         refuse(problems)
         return self
+
+    @property
+    def everyone(self) -> list[MosquittoUser]:
+        """Users, and devices as users."""
+        return [*self.users, *(device.user for device in self.devices)]
 
 
 def server_config(config: MosquittoConfig) -> str:
@@ -140,7 +174,7 @@ def open_server_config(config: MosquittoConfig) -> str:
 def acl_file(config: MosquittoConfig, overrides: Mapping[str, Sequence[Acl]] | None = None) -> str:
     """The ACL file; `overrides` replaces the rules of single users (for faults)."""
     lines = []
-    for user in config.users:
+    for user in config.everyone:
         lines.append(f"user {user.name}")
         rules = (overrides or {}).get(user.name, user.acl)
         lines += [f"topic {rule.access} {rule.topic}" for rule in rules]

@@ -44,8 +44,8 @@ class Disk(Protocol):
 
     def __iter__(self) -> Iterator[Entry]: ...
 
-    def append(self, entries: Sequence[Entry]) -> bool:
-        """Keep all of them, on disk when this returns; False when there is no room."""
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Keep as many as there is room for; how many are on disk when this returns."""
 
     def read(self, most: int) -> list[Entry]:
         """The next ones, each once."""
@@ -78,7 +78,7 @@ class Limits:
 
 @dataclass
 class Counts:
-    """What happened; metrics are made of it."""
+    """What happened; whoever makes metrics of it puts an empty one in its place."""
 
     taken: int = 0
     repeated: int = 0
@@ -220,8 +220,11 @@ class Bridge(Generic[Token]):
 
     def turn(self, now: float) -> None:
         """Do what has become possible, or due; after each round of events."""
-        if not self._spooling and self.waited(now) > self._limits.patience_s:
-            self._begin_spooling(now)
+        if not self._spooling:
+            if self.waited(now) > self._limits.patience_s:
+                self._begin_spooling(now)
+            else:
+                self.full = False
         if self._spooling:
             self._save(now)
             self._feed(now)
@@ -335,28 +338,30 @@ class Bridge(Generic[Token]):
 
     def _begin_spooling(self, now: float) -> None:
         waiting = [entry for id_, (entry, _) in self._flying.items() if id_ > self._spooled]
-        # Without room they wait for Kafka unacknowledged, and the broker sends no more than it may.
-        if not waiting or not self._append(waiting, now):
-            return
-        self._spooling = True
+        kept = self._append(waiting, now) if waiting else 0
         # Kafka has been given these: reading goes on behind them.
-        while self._given < self._spooled:
-            self._given = self._disk.read(self._limits.window)[-1].id
-        self._safe(waiting)
+        while self._given < self._spooled and (found := self._disk.read(kept)):
+            self._given = found[-1].id
+        # The others wait for Kafka unacknowledged, and the broker sends no more than it may.
+        self._spooling = 0 < len(waiting) == kept
 
     def _save(self, now: float) -> None:
-        if self._unsaved and self._append(self._unsaved, now):
-            saved, self._unsaved = self._unsaved, []
-            self._safe(saved)
+        if self._unsaved:
+            kept = self._append(self._unsaved, now)
+            del self._unsaved[:kept]
+        else:
+            self.full = False
 
-    def _append(self, entries: Sequence[Entry], now: float) -> bool:
+    def _append(self, entries: Sequence[Entry], now: float) -> int:
         if self.full and now - self._tried_at < _RETRY_S:
-            return False
+            return 0
         self._tried_at = now
-        self.full = not self._disk.append(entries)
-        if not self.full:
-            self._spooled = entries[-1].id
-        return not self.full
+        kept = self._disk.append(entries)
+        self.full = kept < len(entries)
+        if kept:
+            self._spooled = entries[kept - 1].id
+            self._safe(entries[:kept])
+        return kept
 
     def _feed(self, now: float) -> None:
         if not self._ready:

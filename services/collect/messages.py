@@ -25,6 +25,7 @@ READINGS_TOPIC: Final = "sensors.readings"
 DEAD_TOPIC: Final = "sensors.dead"
 """Of Kafka: a `DeadLetter` for each message that is none, key = device of its topic."""
 SUBSCRIPTION: Final = "sensors/+/readings"
+"""Of all devices."""
 LARGEST: Final = 65_536
 """Bytes of a message."""
 MOST_READINGS: Final = 100
@@ -161,6 +162,11 @@ def source(topic: str) -> str:
     """The device of an MQTT topic; empty for one of another form."""
     found = _SOURCE.match(topic)
     return found[1] if found else ""
+
+
+def readings(device: str) -> str:
+    """The MQTT topic of a device's readings."""
+    return f"sensors/{device}/readings"
 
 
 def acknowledgements(device: str) -> str:

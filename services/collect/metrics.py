@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.collect.core import Bridge
+from services.collect.core import Bridge, Counts
 from services.collect.spool import Spool
 
 MESSAGES = Counter(
@@ -14,10 +14,10 @@ MESSAGES = Counter(
     "MQTT messages: taken, repeated, early (something before is lacking), or why they are dead",
     ["result"],
 )
-READINGS = Gauge("collect_readings_taken", "Readings taken since the bridge began")
-REPEATED = Gauge("collect_readings_repeated", "Readings that had come before, since it began")
-GIVEN_UP = Gauge("collect_readings_given_up", "Sequences that devices gave up, since it began")
-ANSWERS = Gauge("collect_answers", "Acknowledgements and rejections told, since it began")
+TAKEN = Counter("collect_readings_taken", "Readings taken for the first time")
+REPEATED = Counter("collect_readings_repeated", "Readings that had come before")
+GIVEN_UP = Counter("collect_readings_given_up", "Sequences that devices gave up")
+ANSWERS = Counter("collect_answers", "Acknowledgements and rejections that devices were told")
 DELIVERY = Histogram(
     "collect_delivery_seconds",
     "From a message's arrival to Kafka's acknowledgement of what is in it",
@@ -38,12 +38,12 @@ SPOOL_DAMAGED = Gauge(
 
 
 def show(bridge: Bridge[Any], spool: Spool, now: float) -> None:
-    """Set what is a state and not an event."""
-    counts = bridge.counts
-    READINGS.set(counts.taken)
-    REPEATED.set(counts.repeated)
-    GIVEN_UP.set(counts.given_up)
-    ANSWERS.set(counts.answers)
+    """Set what is a state, and count what happened since the last time."""
+    counts, bridge.counts = bridge.counts, Counts()
+    TAKEN.inc(counts.taken)
+    REPEATED.inc(counts.repeated)
+    GIVEN_UP.inc(counts.given_up)
+    ANSWERS.inc(counts.answers)
     UNACKNOWLEDGED.set(bridge.unsafe)
     FLYING.set(bridge.flying)
     WAITED.set(bridge.waited(now))

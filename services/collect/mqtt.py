@@ -33,7 +33,7 @@ class Token(NamedTuple):
 
 
 class Mqtt:
-    """`took` gets topic, payload and token; `renewed` is called before those of a new connection."""
+    """`took` gets topic, payload and token; `renewed` is called when there is a new connection."""
 
     def __init__(
         self,

@@ -107,34 +107,41 @@ class Spool:
 
     # -- in and out --------------------------------------------------------------------------------
 
-    def append(self, entries: Sequence[Entry]) -> bool:
-        """Keep all of them, on disk when this returns; False when there is no room for them.
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Keep as many as there is room for; how many are on disk when this returns.
 
         Raises OSError when the disk fails: what it then holds is not known.
         """
-        data = b"".join(map(_framed, entries))
-        if self.size + len(data) > self.limit:
-            return False
-        new = self._file is None
-        if self._file is None:
-            path = self._folder / f"{entries[0].id:020}{_SUFFIX}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(path, flags, 0o600)
-            self._segments.append(_Segment(entries[0].id, path, 0, entries[0].id - 1))
-        segment = self._segments[-1]
+        frames, room = [], self.limit - self.size
+        for entry in entries:
+            frame = _framed(entry)
+            if (room := room - len(frame)) < 0:
+                break
+            frames.append(frame)
+        if frames and self._write(entries[0].id, entries[len(frames) - 1].id, b"".join(frames)):
+            return len(frames)
+        return 0
+
+    def _write(self, first: int, last: int, data: bytes) -> bool:
         try:
+            if self._file is None:
+                path = self._folder / f"{first:020}{_SUFFIX}"
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+                self._file = os.open(path, flags, 0o600)
+                self._segments.append(_Segment(first, path, 0, first - 1))
+                self._sync_folder()
+            segment = self._segments[-1]
             _write(self._file, data)
             os.fdatasync(self._file)
-            if new:
-                self._sync_folder()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            os.ftruncate(self._file, segment.size)
+            if self._file is not None:
+                os.ftruncate(self._file, self._segments[-1].size)
             _log.error("spool: %s", error)
             return False
         segment.size += len(data)
-        segment.last = entries[-1].id
+        segment.last = last
         if segment.size >= self._segment_size:
             self._close()
         return True

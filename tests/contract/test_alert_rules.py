@@ -34,6 +34,7 @@ from components.monitoring.dcgm_rules import dcgm_rules
 from components.monitoring.rules import rules
 from components.platform.certificate_rules import DAY_S, certificate_rules
 from components.platform.keda import keda_rules
+from components.realtime.collect_rules import collect_rules
 from components.triton.config import TritonConfig
 from components.triton.rules import serving_rules
 
@@ -92,6 +93,7 @@ GROUPS = {
         "models", CopyBackup(max_age_h=1), name="model-registry-backup", namespace="serving"
     ),
     "pgpool": pgpool_rules("pgpool", "datalake", PgpoolConfig()),
+    "collect": collect_rules("collect", "realtime"),
     "console": console_rules("console", "datalake", ConsoleConfig(own_issuer=True)),
     "ceph": alerts(CEPH),
     "strimzi": strimzi_rules(),
@@ -128,6 +130,22 @@ ANNOTATION_DIFFERS = (
 )
 CONSOLE_UP = 'up{namespace="datalake", pod="console-a", container="console"}'
 CONSOLE_BACKEND = 'console_backend_up{namespace="datalake", pod="console-a", backend="kafka"}'
+
+
+COLLECT_POD = 'namespace="realtime", pod="collect-0"'
+COLLECT_UP = f'up{{{COLLECT_POD}, container="collect"}}'
+
+
+def collect(name: str) -> str:
+    return f"collect_{name}{{{COLLECT_POD}}}"
+
+
+def collected(result: str) -> str:
+    return f'collect_messages_total{{{COLLECT_POD}, result="{result}"}}'
+
+
+def spool(used: int | str) -> dict[str, int | str]:
+    return {collect("spool_bytes"): used, collect("spool_limit_bytes"): 100_000}
 
 
 def door(name: str) -> str:
@@ -339,6 +357,39 @@ def test_promtool_accepts_every_group(promtool: str, tmp_path: Path) -> None:
             },
             True,
         ),
+        ("collect", "CollectDown", {"nothing": 1}, True),
+        ("collect", "CollectDown", {COLLECT_UP: 0}, True),
+        ("collect", "CollectDown", {COLLECT_UP: 1}, False),
+        ("collect", "CollectNotSubscribed", {collect("mqtt_connected"): 0}, True),
+        ("collect", "CollectNotSubscribed", {collect("mqtt_connected"): 1}, False),
+        ("collect", "CollectSpools", {collect("spooling"): 1}, True),
+        ("collect", "CollectSpools", {collect("spooling"): 0}, False),
+        ("collect", "CollectSpoolFills", spool(26_000), True),
+        ("collect", "CollectSpoolFills", spool(24_000), False),
+        # 135 minutes after the start: 67,500 of 100,000, and 30,000 an hour; then 60,000 an hour.
+        ("collect", "CollectSpoolFullWithinAnHour", spool("0+500"), False),
+        ("collect", "CollectSpoolFullWithinAnHour", spool("0+600"), True),
+        ("collect", "CollectSpoolFullWithinAnHour", spool(99_000), False),
+        ("collect", "CollectSpoolFull", {collect("spool_full"): 1}, True),
+        ("collect", "CollectSpoolFull", {collect("spool_full"): 0}, False),
+        ("collect", "CollectSpoolDamaged", {collect("spool_damaged"): 1}, True),
+        ("collect", "CollectSpoolDamaged", {collect("spool_damaged"): 0}, False),
+        (
+            "collect",
+            "CollectMalformed",
+            {collected("taken"): rising(97), collected("not-json"): rising(3)},
+            True,
+        ),
+        (
+            "collect",
+            "CollectMalformed",
+            {collected("taken"): rising(9990), collected("invalid"): rising(10)},
+            False,
+        ),
+        # Nothing comes at all.
+        ("collect", "CollectMalformed", {collected("taken"): 5, collected("invalid"): 5}, False),
+        ("collect", "CollectGivenUp", {collect("readings_given_up_total"): rising(1)}, True),
+        ("collect", "CollectGivenUp", {collect("readings_given_up_total"): 7}, False),
         ("console", "ConsoleDown", {CONSOLE_UP: 0}, True),
         ("console", "ConsoleDown", {CONSOLE_UP: 1}, False),
         ("console", "ConsoleReplicasMissing", {CONSOLE_UP: 1}, True),

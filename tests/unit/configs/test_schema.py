@@ -87,11 +87,11 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
         ),
         (
             lambda v: v["kafka"]["topics"].append({"name": "sensors.raw"}),
-            "kafka.topics.5.name: 'sensors.raw' is not allowed: declared twice",
+            "kafka.topics.7.name: 'sensors.raw' is not allowed: declared twice",
         ),
         (
             lambda v: v["kafka"]["topics"].append({"name": "sensors_raw"}),
-            "kafka.topics.5.name: 'sensors_raw' is not allowed: collides with 'sensors.raw'",
+            "kafka.topics.7.name: 'sensors_raw' is not allowed: collides with 'sensors.raw'",
         ),
         (
             lambda v: v["kafka"]["users"][0]["grants"][0].update(topic="sensor.raw"),
@@ -100,7 +100,7 @@ def test_the_committed_environment_is_valid_and_declares_the_core() -> None:
         (lambda v: v["kafka"]["users"][1].update(name="kafka-admin"), "super user by certificate"),
         (
             lambda v: v["mosquitto"]["users"].append(v["mosquitto"]["users"][0]),
-            "mosquitto.users.4.name",
+            "mosquitto.users.5.name",
         ),
         (
             lambda v: v["mosquitto"]["users"][0]["acl"][0].update(topic="a/#/b"),
