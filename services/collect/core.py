@@ -26,6 +26,7 @@ from services.collect.messages import Acknowledgement, DeadLetter, Malformed, Re
 from services.collect.spool import Entry, Stream
 
 Token = TypeVar("Token")
+Token_contra = TypeVar("Token_contra", contravariant=True)
 _RETRY_S = 1.0
 """Before a full spool is tried again."""
 
@@ -40,7 +41,9 @@ class Log(Protocol):
 class Disk(Protocol):
     """The spool (`services.collect.spool`)."""
 
-    last: int
+    @property
+    def last(self) -> int:
+        """The highest id that was ever kept."""
 
     def __iter__(self) -> Iterator[Entry]: ...
 
@@ -54,10 +57,10 @@ class Disk(Protocol):
         """Forget all below this id."""
 
 
-class Broker(Protocol[Token]):
+class Broker(Protocol[Token_contra]):
     """Mosquitto, as the bridge uses it."""
 
-    def acknowledge(self, token: Token) -> None:
+    def acknowledge(self, token: Token_contra) -> None:
         """A message need not come again; in the order in which they came (MQTT 5, 4.6)."""
 
     def publish(self, device: str, answer: Acknowledgement | Rejection) -> bool:
@@ -93,7 +96,10 @@ class Counts:
 @dataclass(slots=True)
 class _Boot:
     taken: int
+    """Nothing up to here is waited for."""
     safe: int
+    last: int | None = None
+    """The last sequence that was given to Kafka, or is there; None where none is known."""
 
 
 @dataclass(slots=True)
@@ -115,7 +121,8 @@ class Bridge(Generic[Token]):
         self._known: Mapping[Stream, int] = {}
         for entry in disk:
             if not entry.dead:
-                self._boots[entry.stream] = _Boot(entry.sequence, entry.sequence)
+                at = entry.sequence
+                self._boots[entry.stream] = _Boot(at, at, at)
         self._next = disk.last + 1
         # Before Kafka was asked what it has, all goes through the spool.
         self._spooling = True
@@ -212,6 +219,7 @@ class Bridge(Generic[Token]):
         for stream, sequence in known.items():
             boot = self._boots.setdefault(stream, _Boot(sequence, sequence))
             boot.taken, boot.safe = max(boot.taken, sequence), max(boot.safe, sequence)
+            boot.last = max(boot.last or 0, sequence)
 
     def reconnected(self) -> None:
         """The broker sends again what it has no acknowledgement of; former tokens mean nothing."""
@@ -288,9 +296,9 @@ class Bridge(Generic[Token]):
                 sequence=reading.sequence,
                 time=reading.time,
                 values=reading.values,
-                previous=boot.taken or None,
+                previous=boot.last,
             )
-            boot.taken = reading.sequence
+            boot.taken = boot.last = reading.sequence
             self.counts.taken += 1
             entry = Entry(self._next, stream, reading.sequence, now_ms, record.to_bytes())
             self._enter(entry, handle, now)
@@ -376,8 +384,10 @@ class Bridge(Generic[Token]):
                     self._log.produce(entry)
                 self._given = entry.id
             if not entries:
-                # All on the disk was given to Kafka: what comes now goes directly behind it.
-                self._spooling = bool(self._unsaved)
+                # All on the disk was given to Kafka: where that answers, what comes goes directly
+                # behind it. Where it does not, the window bounds what the producer holds.
+                late = self.waited(now) > self._limits.patience_s
+                self._spooling = late or bool(self._unsaved)
                 if not self._spooling:
                     self._known = {}
                 return

@@ -124,8 +124,8 @@ class Rejection(_Message):
 class Record(_Message):
     """A reading in Kafka. (`device`, `boot`, `sequence`) tells repetitions.
 
-    `previous` is the sequence that was taken before it in its boot, None where the bridge knew none
-    (it had just begun). Where it is no less by one, the device gave up what is between.
+    `previous` is the sequence that Kafka was given before it of its boot, None where the bridge
+    knew of none. What is between them the device gave up.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -134,7 +134,7 @@ class Record(_Message):
     sequence: Sequence
     time: Milliseconds
     values: Values
-    previous: Annotated[int, Field(ge=0, le=_COUNT)] | None = None
+    previous: Sequence | None = None
 
 
 class DeadLetter(_Message):

@@ -62,7 +62,7 @@ def round_trip(ctx: ProbeContext, *, mqtt: Args, kafka: Args) -> str:
             session.client.publish(readings(device), payload, qos=1)
         while outbox.held:
             message: MQTTMessage = session.expect("message")
-            outbox.answered(message.payload, time.monotonic())
+            outbox.answered(bytes(message.payload), time.monotonic())
         told = time.monotonic() - began
         record = Record.from_bytes(topic.value(str(boot)))
         assert (record.device, record.boot, record.sequence) == (device, boot, 1), record
@@ -95,5 +95,5 @@ def _rejection(session: _Session) -> Rejection:
     while time.monotonic() < end:
         message: MQTTMessage = session.expect("message")
         if "rejected" in json.loads(message.payload):
-            return Rejection.from_bytes(message.payload)
+            return Rejection.from_bytes(bytes(message.payload))
     raise AssertionError(f"no rejection within {TIMEOUT_S:.0f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from services.collect.spool import Entry, Spool, Stream
 from tests.unit.services.collect.world import World
 
 STEPS = 400
+
+
+@pytest.fixture(autouse=True)
+def no_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes end here, and no power is cut: what was written is there."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _: None)
 
 
 def through(world: World) -> World:
@@ -32,25 +40,25 @@ def through(world: World) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_what_is_acknowledged_is_safe_in_order_and_once(seed: int, tmp_path: Path) -> None:
     world = through(World(seed, tmp_path))
     assert not world.repetitions()
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_dead_clients_last_requests_cost_repetitions_and_nothing_else(
     seed: int, tmp_path: Path
 ) -> None:
     through(World(1000 + seed, tmp_path, zombies=True))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_short_tail_costs_repetitions_and_nothing_else(seed: int, tmp_path: Path) -> None:
     through(World(2000 + seed, tmp_path, tail=5, crash=0.02))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_full_spool_drops_nothing(seed: int, tmp_path: Path) -> None:
     world = World(3000 + seed, tmp_path, limit=6000)
     world.kafka.up = False
@@ -65,19 +73,22 @@ def test_forgotten_boots_cost_repetitions_and_nothing_else(seed: int, tmp_path: 
 
 def test_the_world_tries_what_it_says(tmp_path: Path) -> None:
     """Each of the cases above does happen."""
-    found = {"crashes": 0, "spooled": 0, "early": 0, "repeated": 0, "given up": 0, "rejected": 0}
+    cases = ("crashes", "spooled", "direct", "early", "repeated", "given up", "rejected", "known")
+    found = dict.fromkeys(cases, 0)
     for seed in range(20):
         folder = tmp_path / str(seed)
         world = World(seed, folder)
         for _ in range(STEPS):
             world.step()
-            found["spooled"] += world.disk.spool.size > 0
+            found["spooled"] += world.bridge.spooling
+            found["direct"] += world.bridge.flying > 0 and not world.bridge.spooling
+            found["known"] += world.bridge.counts.known > 0
             found["early"] += world.bridge.counts.early > 0
             found["repeated"] += world.bridge.counts.repeated > 0
         found["crashes"] += world.crashes
         found["given up"] += sum(one.given_up for one in world.outboxes.values())
         found["rejected"] += len(world.buried)
-    assert all(found.values()), found
+    assert min(found.values()) > 20, found
 
 
 # -- one by one ------------------------------------------------------------------------------------
@@ -132,6 +143,12 @@ class Side:
     def turn(self, seconds: float = 0.2) -> None:
         self.now += seconds
         self.bridge.turn(self.now)
+
+    def spooling(self) -> bool:
+        return self.bridge.spooling
+
+    def full(self) -> bool:
+        return self.bridge.full
 
     def sequences(self) -> list[int]:
         return [entry.sequence for entry in self.ports.produced]
@@ -195,16 +212,33 @@ def test_a_device_that_lost_its_counter_begins_anew(side: Side) -> None:
 def test_what_waits_too_long_is_safe_on_the_disk(side: Side, tmp_path: Path) -> None:
     side.send(payload(1, 2))
     side.turn(2.5)
-    assert side.bridge.spooling and side.ports.acknowledged == [1]
+    assert side.spooling() and side.ports.acknowledged == [1]
     assert side.ports.told[-1][1] == Acknowledgement(schema=1, boot=7, upto=2)
     side.send(payload(3, 3))
     side.turn()
     assert side.ports.acknowledged == [1, 2]
     # Each is given to Kafka once, and when it answers, the spool is empty.
-    assert side.sequences() == [1, 2, 3]
+    assert side.sequences() == [1, 2, 3] and side.spooling()
     side.deliver()
     side.turn()
-    assert not side.bridge.spooling and not list(side.spool)
+    assert not side.spooling() and not list(side.spool)
+
+
+def test_what_kafka_is_given_while_it_is_away_is_bounded(tmp_path: Path) -> None:
+    side = Side(tmp_path)
+    side.bridge._limits = Limits(window=10)
+    side.send(payload(1, 3))
+    side.turn(2.5)
+    for first in range(4, 100):
+        side.send(payload(first, first))
+        side.turn()
+    assert (len(side.sequences()), len(side.ports.acknowledged)) == (10, 97)
+    for _ in range(12):
+        side.deliver()
+        side.turn()
+    assert side.sequences() == list(range(1, 100)) and not side.spooling()
+    side.send(payload(100, 100))
+    assert side.sequences()[-1] == 100
 
 
 def test_what_is_spooled_is_known_after_an_end(tmp_path: Path) -> None:
@@ -227,12 +261,12 @@ def test_a_full_spool_acknowledges_nothing_and_goes_on_when_there_is_room(tmp_pa
     side.turn()
     side.send(payload(5, 20))
     side.turn()
-    assert side.bridge.full and side.ports.acknowledged == [1]
+    assert side.full() and side.ports.acknowledged == [1]
     side.bridge.caught_up({})
-    for _ in range(30):
+    for _ in range(20):
         side.turn()
         side.deliver()
-    assert not side.bridge.full and not side.bridge.spooling
+    assert not side.full() and not side.spooling()
     assert side.sequences() == list(range(1, 21)) and side.ports.acknowledged == [1, 2]
 
 

@@ -265,10 +265,10 @@ class World:
             while self.kafka.reports:
                 self.bridge.delivered(self.kafka.reports.popleft())
             self.bridge.turn(self.now)
-        elif which < 0.93:
+        elif which < 0.91:
             self.now += self.chance.random.random() * 8
         elif which < 0.95:
-            self.kafka.up = not self.kafka.up
+            self.kafka.up = self.chance(0.7)
         elif which < 0.96:
             self.broker.kill()
             self.bridge.reconnected()
@@ -310,7 +310,7 @@ class World:
     def reboot(self, device: str) -> None:
         """With an empty memory: it counts from 1 again, in another boot."""
         boot = next(self.boots)
-        self.outboxes[device] = Outbox(device, boot, keep=60, window=20, batch=3)
+        self.outboxes[device] = Outbox(device, boot, keep=15, window=10, batch=3)
         self.added[Stream(device, boot)] = 0
 
     def stream(self, device: str) -> Stream:
