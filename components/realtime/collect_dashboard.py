@@ -48,6 +48,12 @@ def collect_dashboard(name: str, namespace: str) -> Dashboard:
                 "percentunit",
                 red_from=FILLED,
             ),
+            stat(
+                "Spool full",
+                "Devices keep what they measure, as long as they can.",
+                f"max(collect_spool_full{{{PODS}}})",
+                red_from=1,
+            ),
         ],
         traffic=[
             graph(
