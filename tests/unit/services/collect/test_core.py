@@ -292,11 +292,27 @@ def test_what_cannot_be_told_is_told_later(side: Side) -> None:
     assert len(side.ports.told) == 2
 
 
-def test_a_silent_boot_is_forgotten_and_one_that_waits_is_not(tmp_path: Path) -> None:
-    side = Side(tmp_path)
+def test_a_silent_boot_is_forgotten_and_one_that_waits_is_not(side: Side) -> None:
     side.bridge._limits = Limits(streams=2)
     side.send(payload(1, 1, device="a"), "a")
-    for device in ("b", "c", "e"):
+    side.deliver()
+    side.send(payload(1, 1, device="b"), "b")  # and Kafka does not answer
+    for device in ("c", "e"):
         side.send(payload(1, 1, device=device), device)
-        side.deliver() if device != "b" else None
-    assert side.bridge.boots <= 3
+    assert side.bridge.boots == 3, "all but `a` wait"
+    assert side.send(payload(1, 1, device="b"), "b") == "repeated"
+    assert side.send(payload(1, 1, device="a"), "a") == "taken"
+    side.deliver()
+    for device in ("f", "g", "h"):
+        side.send(payload(1, 1, device=device), device)
+        side.deliver()
+    assert side.bridge.boots == 2
+
+
+def test_a_repetition_on_a_new_connection_waits_for_the_first(side: Side) -> None:
+    side.send(payload(1, 1))
+    side.bridge.reconnected()
+    assert side.send(payload(1, 1)) == "repeated"
+    assert side.ports.acknowledged == []
+    side.deliver()
+    assert side.ports.acknowledged == [1, 2]

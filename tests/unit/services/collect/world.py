@@ -170,7 +170,7 @@ class Mosquitto:
         if token.connection != self.connection:
             return
         assert token.mid == next(iter(self.sent)), "acknowledged in another order than received"
-        self.world.check_taken(*self.sent.pop(token.mid))
+        self.world.check_taken(token, self.sent.pop(token.mid)[1])
 
     def connect(self) -> None:
         """What is not acknowledged is sent again, in its order."""
@@ -220,6 +220,7 @@ class World:
         self.acknowledged: set[tuple[Stream, int]] = set()
         self.crashes = 0
         self.bad: list[bytes] = []
+        self.results: dict[Token, str] = {}
         self.buried: list[str] = []
         for number in range(devices):
             self.reboot(f"d{number}")
@@ -256,7 +257,7 @@ class World:
         elif which < 0.7:
             for _ in range(self.chance.random.randrange(1, 5)):
                 if (message := self.broker.next()) is not None:
-                    self.bridge.message(*message, self.now, int(self.now * 1000))
+                    self.take(message)
             self.bridge.turn(self.now)
         elif which < 0.9:
             if not self.bridge.ready and self.chance(0.3):
@@ -288,7 +289,7 @@ class World:
             for device in self.outboxes:
                 self.send(device)
             while (message := self.broker.next()) is not None:
-                self.bridge.message(*message, self.now, int(self.now * 1000))
+                self.take(message)
             if not self.bridge.ready:
                 self.bridge.caught_up(self.known)
             self.kafka.work()
@@ -360,8 +361,15 @@ class World:
     def check_acknowledged(self) -> None:
         assert self.acknowledged <= self.durable(), "acknowledged, and neither in Kafka nor on disk"
 
-    def check_taken(self, topic: str, payload: bytes) -> None:
-        """The broker may forget a message: its readings are safe, or its device still has them."""
+    def take(self, message: tuple[str, bytes, Token]) -> None:
+        """The bridge gets a message."""
+        token = message[2]
+        self.results[token] = self.bridge.message(*message, self.now, int(self.now * 1000))
+
+    def check_taken(self, token: Token, payload: bytes) -> None:
+        """The broker may forget a message: what was taken of it is safe, and what was not is with
+        its device still.
+        """
         if payload in self.bad:
             return
         message = Readings.from_bytes(payload)
@@ -370,7 +378,11 @@ class World:
         durable = self.durable()
         for reading in message.readings:
             key = (stream, reading.sequence)
-            held = outbox._boot == message.boot and reading.sequence in outbox._held
+            boot = self.bridge._boots.get(stream)
+            # One that came too early may be taken from another message meanwhile.
+            early = self.results.get(token) == "early"
+            taken = boot is not None and reading.sequence <= boot.taken and not early
+            held = outbox._boot == message.boot and reading.sequence in outbox._held and not taken
             gone = outbox._boot != message.boot or reading.sequence < outbox.oldest
             assert key in durable or held or gone, key
 
