@@ -21,7 +21,7 @@ from components.datalake.kafka_files import CLIENTS_PORT as KAFKA_PORT
 from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.realtime.collect_checks import collect_checks
-from components.realtime.collect_config import NAME, NAMESPACE, PORT, USER, CollectConfig
+from components.realtime.collect_config import ACL, NAME, NAMESPACE, PORT, USER, CollectConfig
 from components.realtime.collect_dashboard import collect_dashboard
 from components.realtime.collect_rules import collect_rules
 from components.realtime.mosquitto import Mosquitto
@@ -138,6 +138,7 @@ class Collect(Component):
             mqtt=(mosquitto.address, mosquitto.port),
             kafka=kafka.address,
             misled=self._settings(_NOWHERE),
+            mute=mosquitto.other_rules({USER: [rule for rule in ACL if rule.access == "read"]}),
         )
         self.register_outputs({})
 

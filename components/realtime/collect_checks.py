@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from components.checks import Check, SecretKeyRef, settings_fault
+from components.checks import Check, Fault, SecretKeyRef, settings_fault
 from components.realtime.collect_config import NAME, NAMESPACE
 from components.realtime.mosquitto_config import VERIFY_DEVICE
 
 
-def collect_checks(*, mqtt: tuple[str, int], kafka: str, misled: str) -> list[Check]:
-    """The checks of the bridge; `misled` is a settings.json whose Kafka is nowhere."""
+def collect_checks(*, mqtt: tuple[str, int], kafka: str, misled: str, mute: Fault) -> list[Check]:
+    """The checks of the bridge; `misled` is a settings.json whose Kafka is nowhere, `mute` makes
+    Mosquitto refuse what it tells devices.
+    """
     host, port = mqtt
 
     def secret(of: str, key: str, namespace: str = NAMESPACE) -> dict[str, JsonValue]:
@@ -33,20 +35,20 @@ def collect_checks(*, mqtt: tuple[str, int], kafka: str, misled: str) -> list[Ch
         },
     }
     # Messages are taken and acknowledged, from the spool, and come to no topic.
-    fault = settings_fault(NAMESPACE, f"{NAME}-config", {"settings.json": misled}, restart=NAME)
+    nowhere = settings_fault(NAMESPACE, f"{NAME}-config", {"settings.json": misled}, restart=NAME)
     return [
         Check(
             id=f"{NAME}.round-trip",
             title="a reading of a device is in Kafka, once, and its device is told",
             probe="collect_round_trip",
             args=args,
-            fault=fault,
+            fault=nowhere,
         ),
         Check(
             id=f"{NAME}.dead-letter",
             title="a message that names another device is a dead letter, and its device is told",
             probe="collect_dead_letter",
             args=args,
-            fault=fault,
+            fault=mute,
         ),
     ]

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.authority import Authority
-from components.checks import Check, ExpectedPods, SecretKeyRef, settings_fault
+from components.checks import Check, ExpectedPods, Fault, SecretKeyRef, settings_fault
 from components.flows import Flow, Pods, scraped
 from components.model import Image
 from components.realtime.mosquitto_config import (
@@ -142,6 +142,12 @@ class Mosquitto(Component):
         }
         self._declare_checks(host, namespace_name)
         self.register_outputs({"host": self.host, "port": self.port, "users": self.users})
+
+    def other_rules(self, overrides: Mapping[str, Sequence[Acl]]) -> Fault:
+        """The fault of checks whose subject is what users may do: other rules for some of them."""
+        data = {"acl": acl_file(self._config, overrides)}
+        name = self._name
+        return settings_fault(self.pods.namespace, f"{name}-config", data, restart=name)
 
     def _settings(self, host: str) -> dict[str, k8s.core.v1.ConfigMap]:
         name = self._name

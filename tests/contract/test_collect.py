@@ -212,11 +212,13 @@ class Site:
         while left:
             message = consumer.poll(10)
             assert message is not None
+            number = message.partition()
+            assert number is not None
             if (error := message.error()) is None:
-                found[message.partition()].append(message.value() or b"")
+                found[number].append(message.value() or b"")
             else:
                 assert error.code() == KafkaError._PARTITION_EOF, error
-                left.discard(message.partition())
+                left.discard(number)
         consumer.close()
         return found
 
@@ -252,11 +254,14 @@ class Device:
         )
         client.username_pw_set(name, name)
         client.tls_set_context(ssl.create_default_context(cafile=f"{site.folder}/ca.crt"))
-        client.on_connect = lambda *_: client.subscribe(acknowledgements(name), qos=1)
+        client.on_connect = self._connected
         client.on_message = self._told
         client.on_publish = lambda _c, _u, _m, code, _p: (
             self.refused.append(str(code)) if code.is_failure else None
         )
+
+    def _connected(self, client: mqtt.Client, *_: Any) -> None:
+        client.subscribe(acknowledgements(self.name), qos=1)
 
     def _told(self, _: mqtt.Client, __: Any, message: mqtt.MQTTMessage) -> None:
         payload = bytes(message.payload)

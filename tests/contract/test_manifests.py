@@ -68,7 +68,7 @@ def test_an_environment_that_pulls_runs_upstream_by_digest(local: Rendered) -> N
     assert used <= pinned, sorted(used - pinned)
     repositories = {ref.partition(":")[0] for ref in used}
     assert "quay.io/jetstack/cert-manager-controller" in repositories
-    assert len(repositories) == 37
+    assert len(repositories) == 38
     for name, program in PROGRAMS.items():
         entry = versions.declared()[f"cert_manager_{program}"]
         for rendered, tag in ((onprem, entry.tag), (local, entry.built)):

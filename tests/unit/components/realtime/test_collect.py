@@ -49,15 +49,16 @@ def test_it_is_scraped_by_the_name_in_its_certificate(rendered: Rendered) -> Non
     assert endpoint["tlsConfig"]["serverName"] in names
 
 
-def test_a_fault_leads_to_no_kafka_and_changes_nothing_else(rendered: Rendered) -> None:
+def test_each_fault_takes_one_thing_away(rendered: Rendered) -> None:
+    checks = {check["id"]: check["fault"]["patch"]["data"] for check in rendered.checks
+              if check["id"].startswith("collect.")}  # fmt: skip
     now = json.loads(rendered.object("ConfigMap", "collect-config")["data"]["settings.json"])
-    checks = [check for check in rendered.checks if check["id"].startswith("collect.")]
-    assert len(checks) == 2
-    for check in checks:
-        broken = json.loads(check["fault"]["patch"]["data"]["settings.json"])
-        assert broken["kafka"].pop("bootstrap") != now["kafka"]["bootstrap"]
-        assert broken["kafka"] == {k: v for k, v in now["kafka"].items() if k != "bootstrap"}
-        assert {**broken, "kafka": None} == {**now, "kafka": None}
+    broken = json.loads(checks["collect.round-trip"]["settings.json"])
+    assert broken["kafka"].pop("bootstrap") != now["kafka"].pop("bootstrap")
+    assert broken == now
+    rules = rendered.object("ConfigMap", "mosquitto-config")["data"]["acl"].splitlines()
+    mute = checks["collect.dead-letter"]["acl"].splitlines()
+    assert [line for line in rules if line not in mute] == ["topic write sensors/+/ack"]
 
 
 def test_a_device_has_its_own_topics_alone() -> None:
