@@ -232,7 +232,7 @@ def of(rehearsal: Rehearsal) -> Access:
             if pipeline
             else ""
         ),
-        mqtt_passwords={user.name: password(user.password) for user in mosquitto.users},
+        mqtt_passwords={user.name: password(user.password) for user in mosquitto.everyone},
         kafka_passwords={user.name: password(user.password) for user in kafka.users},
         postgres_user=postgres.owner.name,
         postgres_password=password(postgres.owner.password),

@@ -214,9 +214,12 @@ class Collect(Component):
                     ports=[k8s.core.v1.ContainerPortArgs(name="https", container_port=PORT)],
                     security_context=container_security(),
                     resources=requirements(self._config.resources),
-                    # A large spool is read before the first round.
+                    # The spool is read before the first round, 55 s were seen for a GiB of it.
                     startup_probe=probe(
-                        http=("/alive", "https"), scheme="HTTPS", period_s=2, failures=60
+                        http=("/alive", "https"),
+                        scheme="HTTPS",
+                        period_s=2,
+                        failures=30 + self._config.spool_mib // 20,
                     ),
                     readiness_probe=probe(http=("/ready", "https"), scheme="HTTPS", period_s=5),
                     liveness_probe=probe(http=("/alive", "https"), scheme="HTTPS", period_s=20),

@@ -22,7 +22,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 import requests
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,6 +54,19 @@ kafka._client = lambda settings, trust: {"bootstrap.servers": settings.bootstrap
 from services.collect.__main__ import main
 main()
 """
+
+
+KAFKA = """
+import sys, time
+from confluent_kafka import Producer
+cluster = Producer({"test.mock.num.brokers": 3, "log_level": 0})
+for topic in sys.argv[1:]:
+    cluster.list_topics(topic, timeout=10)  # makes it
+brokers = cluster.list_topics(timeout=10).brokers.values()
+print(",".join(f"{one.host}:{one.port}" for one in brokers), flush=True)
+time.sleep(3600)
+"""
+"""In a process of its own: stopped, it is a Kafka that hangs."""
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +118,15 @@ class Site:
         certificate(folder)
         self.mqtt_port, self.port = free_port(), free_port()
         self._configure()
-        self._kafka = Producer({"test.mock.num.brokers": 3, "log_level": 0})
-        brokers = self._kafka.list_topics(timeout=10).brokers.values()
-        self.bootstrap = ",".join(f"{one.host}:{one.port}" for one in brokers)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.log = (folder / "log").open("ab")
-        # Made before anybody waits for it.
-        for topic in (READINGS_TOPIC, DEAD_TOPIC):
-            self._kafka.list_topics(topic, timeout=10)
+        kafka = subprocess.Popen(
+            [sys.executable, "-c", KAFKA, READINGS_TOPIC, DEAD_TOPIC],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+        )
+        self._processes: dict[str, subprocess.Popen[bytes]] = {"kafka": kafka}
+        assert kafka.stdout is not None
+        self.bootstrap = kafka.stdout.readline().decode().strip()
 
     def _configure(self) -> None:
         config = load(paths.root() / "configs" / "Pulumi.local.yaml").mosquitto
@@ -185,6 +199,9 @@ class Site:
         self._processes[name] = subprocess.Popen(
             command, cwd=paths.root(), stdout=self.log, stderr=subprocess.STDOUT
         )
+
+    def send(self, name: str, how: signal.Signals) -> None:
+        self._processes[name].send_signal(how)
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         self._processes[name].send_signal(how)
@@ -350,6 +367,34 @@ def test_what_was_spooled_comes_first_and_once(site: Site) -> None:
         assert time.monotonic() < end
     assert check(site, {DEVICES[0]: 150}) == 0
     assert site.kill("bridge", signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["it stays", "and the bridge is killed"])
+def test_a_kafka_that_hangs_keeps_no_device_waiting(site: Site, killed: bool) -> None:
+    site.start_bridge()
+    wait_for(site)
+    device = Device(site, DEVICES[0])
+    device.outbox.add(0, {"celsius": 1.0})
+    device.until(lambda: not device.outbox.held)
+    site.send("kafka", signal.SIGSTOP)
+    for number in range(200):
+        device.outbox.add(number, {"celsius": 1.0})
+        device.turn()
+    device.until(lambda: not device.outbox.held)
+    if killed:
+        site.kill("bridge")
+        site.start_bridge()
+        wait_for(site)
+        device.outbox.add(0, {"celsius": 2.0})
+        device.until(lambda: not device.outbox.held)
+    site.send("kafka", signal.SIGCONT)
+    count = 202 if killed else 201
+    end = time.monotonic() + 30
+    while sum(map(len, site.topic(READINGS_TOPIC).values())) < count:
+        assert time.monotonic() < end
+    again = check(site, {DEVICES[0]: count})
+    # What the killed bridge had given to its sockets is Kafka's, whenever it goes on.
+    assert killed or not again
 
 
 def test_a_bad_message_is_dead_once_and_told(site: Site) -> None:
