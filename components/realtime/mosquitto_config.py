@@ -143,6 +143,8 @@ def server_config(config: MosquittoConfig) -> str:
             "certfile /mosquitto/tls/tls.crt",
             "keyfile /mosquitto/tls/tls.key",
             "tls_version tlsv1.2",
+            # A reading would wait for the acknowledgement of the packet before it, up to 40 ms.
+            "set_tcp_nodelay true",
             "allow_anonymous false",
             "password_file /mosquitto/auth/passwords",
             "acl_file /mosquitto/config/acl",
