@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,13 @@ def _not_here(context: Any, what: str) -> None:
     )
 
 
+def _can_be_had(name: str) -> bool:
+    """Whether the engine finds AWS's plugin, or may fetch it: its package is there unused."""
+    if os.environ.get("PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION") != "true" or name != "aws":
+        return True
+    return shutil.which(f"pulumi-resource-{name}") is not None
+
+
 class Host(language_pb2_grpc.LanguageRuntimeServicer):
     """The service. Methods are named by Pulumi's language.proto, messages are untyped there."""
 
@@ -109,7 +117,11 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
     def _required(self, info: Any) -> list[tuple[dict[str, str], dict[str, str] | None]]:
         """Fields of each plugin that the installed packages need, and its parameterization."""
         found = [item["plugin"] for item in self._inventory(info)["distributions"]]
-        return [(one["plugin"], one["parameterization"]) for one in found if one]
+        return [
+            (one["plugin"], one["parameterization"])
+            for one in found
+            if one and _can_be_had(one["plugin"]["name"])
+        ]
 
     def Handshake(self, request: Any, context: Any) -> Any:
         self._engine = request.engine_address or self._engine
