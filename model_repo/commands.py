@@ -79,14 +79,14 @@ class Where:
 
         `./estate up` and `preview` look by themselves; a plain `pulumi up` cannot.
         """
-        if not self.url:
+        if self.rehearsal is not None:
             with contextlib.suppress(EstateError):  # what hinders it, `up` says
-                models.look(Rehearsal(self.name))
+                models.look(self.rehearsal)
 
     def forget(self, gone: Iterable[tuple[str, int]]) -> None:
         """The opposite: other files may come to have the numbers of versions that are gone."""
-        if not self.url:
-            models.forget(Rehearsal(self.name), gone)
+        if self.rehearsal is not None:
+            models.forget(self.rehearsal, gone)
 
 
 def add(

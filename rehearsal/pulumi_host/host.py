@@ -84,10 +84,17 @@ def _not_here(context: Any, what: str) -> None:
 
 
 def _can_be_had(name: str) -> bool:
-    """Whether the engine finds AWS's plugin, or may fetch it: its package is there unused."""
-    if os.environ.get("PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION") != "true" or name != "aws":
+    """Whether the engine has a provider's plugin, or may fetch it.
+
+    A package may be installed that no program uses (ADR 35); to be told of its plugin, which is not
+    there and must not be fetched, some of the engine's commands take for an error.
+    """
+    never = os.environ.get("PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION", "")
+    if never.lower() not in ("1", "true"):
         return True
-    return shutil.which(f"pulumi-resource-{name}") is not None
+    home = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    found = shutil.which(f"pulumi-resource-{name}")
+    return found is not None or any(home.glob(f"plugins/resource-{name}-v*"))
 
 
 class Host(language_pb2_grpc.LanguageRuntimeServicer):
